@@ -1,0 +1,37 @@
+# make demo | test | lint | types | clean. On a bare machine this needs Python 3.10 to 3.13 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SHIPPED := ldm cldm modi_vae lumiply
+
+.PHONY: demo test lint types check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.run
+	$(BIN)/python -m lumiply demo $(ARGS)
+
+test: $(VENV)/.development
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.development
+	$(BIN)/mypy
+
+check: lint types test
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.development: $(VENV)/.run
+	$(PIP) --editable ".[development]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,110 @@
+"""What a server needs of an engine, whoever runs the model: this process, or a cluster (DESIGN.md, rule 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, runtime_checkable
+
+from PIL import Image
+
+#: The seed of a request that names none. Any fixed number will do: the same photo then gives the same result.
+DEFAULT_SEED: Final = 42
+
+Stage = Literal["queued", "prepare", "denoise", "decode", "done"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a render is: `step` of `steps` in `stage` (steps count from 0 to `steps`)."""
+
+    stage: Stage
+    step: int
+    steps: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the whole render, 0 to 1; denoising counts for most of it."""
+        start, length = {
+            "queued": (0.0, 0.0),
+            "prepare": (0.0, 0.1),
+            "denoise": (0.1, 0.7),
+            "decode": (0.8, 0.2),
+            "done": (1.0, 0.0),
+        }[self.stage]
+        return start + length * (self.step / self.steps if self.steps else 0.0)
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine runs, for people and for the name of a result.
+
+    Attributes:
+        model: short name, such as "lumiply-mini".
+        weights: what the weights are and where they came from, one sentence.
+        fingerprint: changes whenever the same request would give another picture.
+        device: "cpu", "cuda:0 (NVIDIA H200)", ...
+        precision: "float32", "float16" or "bfloat16".
+        image_size: pixels on a side at which the model works.
+        steps: denoising steps of a render that names none.
+    """
+
+    model: str
+    weights: str
+    fingerprint: str
+    device: str
+    precision: str
+    image_size: int
+    steps: int
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Relights a photo in some colours, with progress."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs here. Cheap; callable while a render runs."""
+        ...
+
+    @property
+    def queue_length(self) -> int:
+        """Renders accepted and not yet finished."""
+        ...
+
+    def submit(
+        self,
+        photo: Image.Image,
+        colors: Sequence[str],
+        *,
+        seed: int = DEFAULT_SEED,
+        steps: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Future[dict[str, Image.Image]]:
+        """Queue a render and return at once.
+
+        Args:
+            photo: an RGB picture of any size, already turned upright.
+            colors: some of `lumiply.colors.COLORS`.
+            seed: of the noise; the same request with the same seed gives the same picture.
+            steps: denoising steps, or None for the engine's own number.
+            progress: called from the engine's thread; an exception in it ends the render.
+
+        Returns:
+            A future of one RGB picture a colour, each of the photo's size. Cancelling it stops the render.
+
+        Raises:
+            UnknownColorError: a colour is none of the seven.
+            UserError: `colors` is empty, or `steps` is out of range.
+            BusyError: the queue is full.
+            EngineClosedError: after `close()`.
+        """
+        ...
+
+    def close(self, timeout: float | None = None) -> None:
+        """Refuse new renders, end the queue within `timeout` seconds, free the device. Safe to call twice."""
+        ...

@@ -1,0 +1,194 @@
+"""Every error that Lumiply raises on purpose.
+
+    LumiplyError                   code            HTTP status
+    |-- UserError                  (bad input)     400
+    |   |-- UnknownColorError      unknown_color   400
+    |   |-- ImageError             invalid_image   400
+    |   |-- ImageTooLargeError     image_too_large 413
+    |   |-- MissingFieldError      missing_<field> 400
+    |   |-- InvalidJobIdError      invalid_job_id  400
+    |   `-- CallbackRefusedError   callback_refused 400
+    |-- SettingsError              a setting has an unknown name or a bad value
+    |-- AddressError               the server cannot listen where it was told to
+    |-- TunnelError                no public address could be opened
+    |-- RemoteError                another Lumiply server answered with an error, or not at all
+    |-- WeightsError               a weights file is missing, damaged, or not what its place needs
+    |-- ConfigError                a model configuration has an unknown target or key
+    |-- BusyError                  busy            503
+    |-- LoadingError               loading         503
+    |-- EngineClosedError          unavailable     503
+    |-- RenderTimeoutError         timeout         504
+    |-- RenderError                render_failed   500
+    `-- CancelledError             cancelled       409
+        `-- ReplacedError          replaced        409
+
+`code` is a stable identifier for programs, `str(error)` a sentence for a person: the value, the limit, the
+next step.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class LumiplyError(Exception):
+    """Base of all errors raised on purpose."""
+
+    code = "error"
+    status = 500
+
+
+class UserError(LumiplyError):
+    """What the caller sent cannot be used; sending it again changed will help."""
+
+    code = "bad_request"
+    status = 400
+
+
+class UnknownColorError(UserError):
+    """A colour that is none of the seven. The text is part of the HTTP contract."""
+
+    code = "unknown_color"
+
+    def __init__(self, color: str) -> None:
+        super().__init__(f"지원하지 않는 색상입니다: {color}")
+        self.color = color
+
+
+class ImageError(UserError):
+    """Bytes that do not decode to a picture."""
+
+    code = "invalid_image"
+
+
+class ImageTooLargeError(UserError):
+    """A picture, or an upload, over the limit."""
+
+    code = "image_too_large"
+    status = 413
+
+
+class MissingFieldError(UserError):
+    """A part of the form that is needed is not there. The texts are part of the HTTP contract."""
+
+    TEXTS: Final = {
+        "image": "이미지 파일이 없습니다.",
+        "job_id": "job_id가 없습니다.",
+        "color": "color 파라미터가 필요합니다.",
+    }
+
+    def __init__(self, field: str) -> None:
+        super().__init__(self.TEXTS[field])
+        self.code = f"missing_{field}"
+
+
+class InvalidJobIdError(UserError):
+    """A job id that is no plain name."""
+
+    code = "invalid_job_id"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "job_id가 올바르지 않습니다. 영문자, 숫자, '-', '_', '.'만 써서 128자 이하로 보내 주세요"
+            " (첫 글자는 영문자나 숫자)."
+        )
+
+
+class CallbackRefusedError(UserError):
+    """A callback address that is not on the allow-list."""
+
+    code = "callback_refused"
+
+
+class SettingsError(LumiplyError):
+    """A setting with an unknown name or a value out of range."""
+
+    code = "bad_settings"
+
+
+class AddressError(LumiplyError):
+    """The server cannot listen at an address: it is in use, forbidden, or not this machine's."""
+
+    code = "address_unavailable"
+
+
+class TunnelError(LumiplyError):
+    """No public address could be opened."""
+
+    code = "tunnel_failed"
+
+
+class RemoteError(LumiplyError):
+    """A Lumiply server that was called answered with an error, or not at all."""
+
+    code = "remote_error"
+
+
+class WeightsError(LumiplyError):
+    """A weights file that is missing, damaged, or not what its place needs."""
+
+    code = "bad_weights"
+
+
+class ConfigError(LumiplyError):
+    """A model configuration with an unknown target or key."""
+
+    code = "bad_config"
+
+
+class BusyError(LumiplyError):
+    """The render queue is full; the same request later will do."""
+
+    code = "busy"
+    status = 503
+
+
+class LoadingError(LumiplyError):
+    """The model is still loading; the same request later will do."""
+
+    code = "loading"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("모델을 불러오는 중입니다. 잠시 후 다시 요청해 주세요.")
+
+
+class EngineClosedError(LumiplyError):
+    """The engine is shutting down, or was never started."""
+
+    code = "unavailable"
+    status = 503
+
+
+class RenderTimeoutError(LumiplyError):
+    """A render took longer than the caller can wait. It goes on, and its result is kept."""
+
+    code = "timeout"
+    status = 504
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"렌더링이 {seconds:g}초 안에 끝나지 않았습니다. 작업은 계속되니 같은 요청을 잠시 후 다시 보내 주세요."
+        )
+
+
+class RenderError(LumiplyError):
+    """A render failed inside the model (out of memory, numbers that are not finite)."""
+
+    code = "render_failed"
+
+
+class CancelledError(LumiplyError):
+    """A render was cancelled by the one who asked for it."""
+
+    code = "cancelled"
+    status = 409
+
+
+class ReplacedError(CancelledError):
+    """Another photo, or other settings, came in under the same job id."""
+
+    code = "replaced"
+
+    def __init__(self) -> None:
+        super().__init__("같은 job_id로 다른 요청이 들어와 이 작업은 취소되었습니다.")

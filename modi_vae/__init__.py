@@ -1,0 +1,5 @@
+"""The bypass autoencoder: a first stage whose decoder also sees the photo it is decoding for."""
+
+from modi_vae.autoencoder import BypassAutoencoder, BypassFeatures
+
+__all__ = ["BypassAutoencoder", "BypassFeatures"]

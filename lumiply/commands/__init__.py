@@ -1,0 +1,1 @@
+"""The commands of `lumiply`, a module each."""

@@ -1,0 +1,73 @@
+"""What commands share: options that are settings, logging, stopping on a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import click
+
+from lumiply.settings import PREFIX, Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def setting_options(*names: str) -> Callable[[Command], Command]:
+    """Options `--name` for these settings. Absent ones arrive as None, for `Settings.from_env`."""
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            field = fields[name]
+            default = "" if field.default is None else f"; default: {field.default}"
+            help = f"{field.metadata['help']}  [{PREFIX}{name.upper()}{default}]"
+            flag = f"--{name.replace('_', '-')}"
+            command = click.option(flag, name, metavar=_metavar(str(field.type)), help=help)(command)
+        return command
+
+    return decorate
+
+
+def _metavar(type_name: str) -> str:
+    if type_name == "Path":
+        return "DIR"
+    return "TEXT" if type_name.startswith("str") else "NUMBER"
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to stderr, one line a message."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets. The second one ends the program at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    former = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def shown(path: Path) -> str:
+    """A path as a person at this folder writes it."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -1,0 +1,75 @@
+"""`lumiply serve`."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import click
+
+from lumiply import api
+from lumiply.commands.common import set_up_logging, setting_options, stop_signals
+from lumiply.server.service import Service
+from lumiply.server.slot import EngineSlot
+from lumiply.server.tunnel import Tunnel, choose_tunnel
+from lumiply.settings import Settings
+
+
+@click.command()
+@setting_options(
+    "host", "port", "results_dir", "public_url", "tunnel", "device", "precision", "model", "ckpt_dir",
+    "adaptors_dir", "seed", "steps", "queue_size", "log_level",
+)  # fmt: skip
+def serve(**options: Any) -> None:
+    """Answer HTTP requests until Ctrl-C.
+
+    The server listens at once and says on /health that it is alive; /process answers 503 until the model is
+    loaded. A tunnel is opened only with --tunnel ngrok.
+    """
+    settings = Settings.from_env(**options)
+    set_up_logging(settings)
+    slot = EngineSlot()
+    tunnel: Tunnel | None = choose_tunnel(settings) if settings.tunnel == "ngrok" else None
+    with stop_signals() as stop:
+        try:
+            with Service(settings, slot, tunnel) as service:
+                announce(service)
+                slot.load(lambda: api.build_engine(settings))
+                wait_for_engine(slot, stop)
+                if not stop.is_set():
+                    describe_engine(slot)
+                wait(stop)
+        finally:
+            if slot.state == "ready":
+                slot.get().close(timeout=10)
+    click.echo("Stopped.")
+
+
+def announce(service: Service) -> None:
+    """Say where the server is."""
+    click.echo(f"Lumiply serves at {service.public_url}  (Ctrl-C ends)")
+    click.echo(f"  COLAB_WEBHOOK_URL={service.public_url}/process")
+
+
+def wait_for_engine(slot: EngineSlot, stop: threading.Event) -> None:
+    """Return once the engine is there, or `stop` is set.
+
+    Raises:
+        BaseException: whatever kept the engine from loading.
+    """
+    while not stop.is_set() and not slot.wait(0.1):
+        pass
+    if slot.error is not None:
+        raise slot.error
+
+
+def describe_engine(slot: EngineSlot) -> None:
+    """Say what renders."""
+    info = slot.get().info
+    click.echo(f"Ready: {info.model} on {info.device}, {info.precision}, {info.steps} steps. {info.weights}")
+
+
+def wait(stop: threading.Event) -> None:
+    """Until a signal comes; in slices, because on Windows Ctrl-C does not interrupt a wait."""
+    while not stop.wait(1.0):
+        pass

@@ -1,0 +1,166 @@
+"""Photos in, pictures out: decoding what strangers send, encoding results, writing files whole.
+
+The sentences are Korean, as the product that shows them to people is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lumiply.errors import ImageError, ImageTooLargeError
+
+log = logging.getLogger(__name__)
+
+#: Formats that are tried on an upload, and no other of Pillow's decoders.
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "AVIF")
+
+#: Longest side that a JPEG, the format of the results, can hold.
+LONGEST_SIDE: Final = 65_500
+
+_FORMATS_TEXT: Final = "PNG, JPEG, WebP, BMP, AVIF"
+
+
+def read_photo(source: bytes | Path, max_megapixels: float = 50.0) -> Image.Image:
+    """Decode a photo to an upright RGB picture; transparent parts become white.
+
+    Args:
+        source: the file's bytes, or its path.
+        max_megapixels: limit, checked on the header before any pixel is decoded. In millions of pixels.
+
+    Raises:
+        ImageError: no such file, not an image of `FORMATS`, or a damaged one.
+        ImageTooLargeError: more pixels than the limit, or a longer side than a JPEG can have.
+    """
+    data = _bytes_of(source)
+    with contextlib.closing(_open(data, max_megapixels)) as image:
+        _check_size(image, max_megapixels)
+        try:
+            image.load()
+            return _to_rgb(_upright(image))
+        except Exception as exc:  # whatever a decoder raises on hostile bytes
+            raise ImageError(
+                f"이미지가 손상되었거나 끝까지 전송되지 않았습니다 ({len(data)}바이트)."
+                " 파일을 확인하고 다시 보내 주세요."
+            ) from exc
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """`image` as a PNG file, lossless."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
+    """`image` as a JPEG file. Full colour resolution from quality 90 on, so that a lamp's colour keeps its edges."""
+    buffer = BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
+    return buffer.getvalue()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that others may be reading: they see the old one, or the new one, never a part.
+
+    Writes beside, syncs, renames, syncs the folder. The folder must exist.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the old file is then still there.
+    """
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _bytes_of(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as exc:
+        raise ImageError(
+            f"이미지 파일을 읽을 수 없습니다: {source} ({exc.strerror}). 경로를 확인해 주세요."
+        ) from exc
+
+
+def _open(data: bytes, max_megapixels: float) -> Image.Image:
+    """The picture with its header read and its pixels not."""
+    try:
+        return Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        found = re.search(r"\((\d+) pixels\)", str(exc))
+        raise _too_many(int(found[1]) if found else None, max_megapixels) from exc
+    except (UnidentifiedImageError, KeyError) as exc:  # KeyError: a Pillow without one of the formats
+        raise ImageError(
+            f"이미지 파일이 아니거나 지원하지 않는 형식입니다 ({len(data)}바이트)."
+            f" {_FORMATS_TEXT} 중 하나로 보내 주세요."
+        ) from exc
+    except Exception as exc:  # a header that a decoder took for its own and then stumbled over
+        raise ImageError(
+            f"이미지 머리말이 손상되었습니다. {_FORMATS_TEXT} 중 하나로 다시 저장해 보내 주세요."
+        ) from exc
+
+
+def _check_size(image: Image.Image, max_megapixels: float) -> None:
+    width, height = image.size
+    if width * height > max_megapixels * 1e6:
+        raise _too_many(width * height, max_megapixels)
+    if max(width, height) > LONGEST_SIDE:
+        raise ImageTooLargeError(
+            f"이미지의 한 변이 너무 깁니다: {width} x {height} (한도 {LONGEST_SIDE}픽셀). 줄여서 다시 보내 주세요."
+        )
+
+
+def _too_many(pixels: int | None, max_megapixels: float) -> ImageTooLargeError:
+    size = f": {pixels / 1e6:.1f}메가픽셀" if pixels else ""
+    return ImageTooLargeError(
+        f"이미지가 너무 큽니다{size} (한도 {max_megapixels:g}메가픽셀). 더 작은 사진으로 다시 보내 주세요."
+    )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its camera was held. A damaged EXIF block counts as none."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as exc:  # EXIF is parsed from hostile bytes, too
+        log.info("EXIF ignored: %s", exc)
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 bits a pixel, grey; Pillow's own conversion would clip it
+        grey = np.asarray(image, dtype=np.float64) / 257.0
+        return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,81 @@
+"""Every error as JSON: `{"success": false, "error": sentence, "code": identifier}`.
+
+The sentence is for a person; it never is the text of an exception that nobody foresaw.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from lumiply.errors import LumiplyError
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which a client told "not now" may ask again.
+RETRY_AFTER_S: Final = 10
+
+_INTERNAL: Final = "서버 내부 오류가 발생했습니다. 잠시 후 다시 시도해 주세요."
+
+#: Sentences that stand in for an engine's own, which are written for whoever runs it.
+_BY_CODE: Final = {
+    "busy": "지금 처리 중인 요청이 많습니다. 잠시 후 다시 요청해 주세요.",
+    "unavailable": "지금은 렌더링할 수 없습니다. 잠시 후 다시 요청해 주세요.",
+    "cancelled": "렌더링이 취소되었습니다. 다시 요청해 주세요.",
+    "render_failed": "렌더링에 실패했습니다. 다시 시도하거나 더 작은 사진으로 보내 주세요.",
+}
+
+#: Codes and sentences of errors that Flask and Werkzeug raise; others get a general one.
+_HTTP_ERRORS: Final[dict[int, tuple[str, str]]] = {
+    400: ("bad_request", "잘못된 요청입니다. 주소와 형식을 확인해 주세요."),
+    404: ("not_found", "요청한 주소를 찾을 수 없습니다."),
+    405: ("method_not_allowed", "이 주소에서 지원하지 않는 HTTP 메서드입니다."),
+    408: ("request_timeout", "업로드가 제시간에 끝나지 않았습니다. 다시 보내 주세요."),
+    413: (
+        "upload_too_large",
+        "업로드가 너무 큽니다 (한도 {max_upload_mb:g}MB). 더 작은 파일로 다시 보내 주세요.",
+    ),
+}
+
+
+def error_body(sentence: str, code: str) -> dict[str, Any]:
+    """The JSON of an error."""
+    return {"success": False, "error": sentence, "code": code}
+
+
+def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
+    """Answer every error of `app` as JSON."""
+
+    @app.errorhandler(LumiplyError)
+    def expected(error: LumiplyError) -> Response:
+        if error.status == 500:
+            log.error("request failed: %s", error, exc_info=error)
+        sentence = _BY_CODE.get(error.code) or (_INTERNAL if error.status == 500 else str(error))
+        response = jsonify(error_body(sentence, error.code))
+        response.status_code = error.status
+        if error.status == 503:
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        status = error.code or 500
+        code, sentence = _HTTP_ERRORS.get(
+            status, ("http_error", f"요청을 처리할 수 없습니다 (HTTP {status}).")
+        )
+        response = jsonify(error_body(sentence.format(max_upload_mb=max_upload_mb), code))
+        response.status_code = status
+        for name, value in error.get_headers():
+            if name.lower() not in ("content-type", "content-length"):
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.error("request failed", exc_info=error)
+        response = jsonify(error_body(_INTERNAL, "internal_error"))
+        response.status_code = 500
+        return response

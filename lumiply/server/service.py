@@ -1,0 +1,82 @@
+"""A running server: application, listening thread and tunnel, opened and closed together."""
+
+from __future__ import annotations
+
+import logging
+
+from lumiply.engine.protocol import Engine
+from lumiply.server.app import create_app
+from lumiply.server.site import site_of
+from lumiply.server.slot import EngineSlot
+from lumiply.server.thread import FlaskServerThread
+from lumiply.server.tunnel import NoTunnel, Tunnel
+from lumiply.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Serves an engine over HTTP until `close()`.
+
+    Args:
+        settings: where to listen, and all else.
+        engine: what renders, or the slot that it will stand in.
+        tunnel: how to reach it from outside; None for not at all.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | EngineSlot, tunnel: Tunnel | None = None) -> None:
+        self.settings = settings
+        self.slot = engine if isinstance(engine, EngineSlot) else EngineSlot(engine)
+        self._tunnel = tunnel or NoTunnel("")
+        self._site = site_of(app := create_app(settings, self.slot))
+        self._server = FlaskServerThread(app, settings.host, settings.port)
+
+    @property
+    def url(self) -> str:
+        """Address for a client on this machine."""
+        return self._server.url
+
+    @property
+    def public_url(self) -> str:
+        """Address for everyone, or `url` if there is none."""
+        return self._site.public_url or self.url
+
+    def start(self) -> Service:
+        """Listen, then open the tunnel.
+
+        Raises:
+            AddressError: the port is in use.
+            TunnelError: no public address; nothing listens then.
+        """
+        self._server.start()
+        try:
+            public_url = self._tunnel.open(self._server.port)
+        except BaseException:
+            self.close()
+            raise
+        if public_url is not None:
+            self._site.public_url = public_url
+        return self
+
+    def announcement(self) -> str:
+        """What the notebook prints once it serves; part of the HTTP contract."""
+        lines = [
+            "✅ Colab 서버가 시작되었습니다!",
+            f"🌐 Public URL: {self.public_url}",
+            "📝 FastAPI의 COLAB_WEBHOOK_URL 환경 변수에 다음 URL을 설정하세요:",
+            f"   {self.public_url}/process",
+        ]
+        reason = self._tunnel.explain()
+        return "\n".join([*lines, f"ℹ️ {reason}"] if reason else lines)
+
+    def close(self) -> None:
+        """Close the tunnel, stop listening, finish writing; not the engine. Safe to call twice."""
+        self._tunnel.close()
+        self._server.shutdown()
+        self._site.close()
+
+    def __enter__(self) -> Service:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,286 @@
+"""Every setting of Lumiply: one table, each with its default, its limits and a sentence of help.
+
+A value comes from the code (`Settings(port=80)`), from the environment (`LUMIPLY_PORT=80`), or is the default.
+All of them are checked when the table is built; a name or value that cannot be meant stops the start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from lumiply.engine.protocol import DEFAULT_SEED
+from lumiply.errors import SettingsError
+
+PREFIX: Final = "LUMIPLY_"
+
+#: Above this Pillow itself takes a picture for an attack (`PIL.Image.MAX_IMAGE_PIXELS`).
+MOST_MEGAPIXELS: Final = 89.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a value is read and what it may be.
+
+    Attributes:
+        read: turns a string, or a value that is already right, into the value; raises ValueError or TypeError.
+        limit: what is allowed, completing "must be ...".
+    """
+
+    read: Callable[[Any], Any]
+    limit: str
+
+
+def _integer(low: int, high: int) -> Kind:
+    def read(value: Any) -> int:
+        if isinstance(value, (bool, float)):
+            raise TypeError(value)
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError(number)
+        return number
+
+    return Kind(read, f"a whole number from {low} to {high}")
+
+
+def _number(low: float, high: float) -> Kind:
+    def read(value: Any) -> float:
+        number = float(value)
+        if not low <= number <= high:  # refuses NaN as well
+            raise ValueError(number)
+        return number
+
+    return Kind(read, f"a number from {low:g} to {high:g}")
+
+
+def _choice(*allowed: str) -> Kind:
+    def read(value: Any) -> str:
+        name = str(value).strip().lower()
+        if name not in allowed:
+            raise ValueError(name)
+        return name
+
+    return Kind(read, "one of " + ", ".join(allowed))
+
+
+def _pattern(pattern: str, limit: str) -> Kind:
+    def read(value: Any) -> str:
+        text = str(value).strip()
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
+        return text
+
+    return Kind(read, limit)
+
+
+def _path() -> Kind:
+    def read(value: Any) -> Path:
+        if not str(value).strip() or "\0" in str(value):
+            raise ValueError(value)
+        return Path(value)
+
+    return Kind(read, "the path of a folder")
+
+
+def _url() -> Kind:
+    def read(value: Any) -> str:
+        text = str(value).strip().rstrip("/")
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(text)
+        return text
+
+    return Kind(read, "an http or https URL without a query, such as https://example.ngrok-free.dev")
+
+
+def _hosts() -> Kind:
+    def read(value: Any) -> tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        hosts = tuple(part.strip().lower() for part in parts if part.strip())
+        for host in hosts:
+            if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?", host):
+                raise ValueError(host)
+        return hosts
+
+    return Kind(read, "host names divided by commas, each with an optional :port")
+
+
+def _optional(kind: Kind) -> Kind:
+    def read(value: Any) -> Any:
+        return None if value is None or value == "" else kind.read(value)
+
+    return Kind(read, f"{kind.limit}, or empty")
+
+
+def _setting(default: Any, kind: Kind, help: str, *, secret: bool = False, also: str | None = None) -> Any:
+    """A field of `Settings`. `also` names a variable of another program that may give the value."""
+    metadata = {"kind": kind, "help": help, "secret": secret, "also": also}
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, checked. `describe()` gives them as a table for people.
+
+    Raises:
+        SettingsError: a value is out of its limits, or two of them contradict each other.
+    """
+
+    host: str = _setting(
+        "127.0.0.1",
+        _pattern(r"[A-Za-z0-9.:_-]+", "a host name or an address"),
+        "Address to listen on; 0.0.0.0 lets other machines in.",
+    )
+    port: int = _setting(5000, _integer(0, 65535), "Port to listen on; 0 takes any free one.")
+    public_url: str | None = _setting(
+        None, _optional(_url()), "Address under which others reach the server; results are linked under it."
+    )
+    results_dir: Path = _setting(
+        Path("images/inference"), _path(), "Folder of the results, one folder a job in it."
+    )
+    queue_size: int = _setting(16, _integer(1, 10_000), "Renders that may wait; one more is answered 503.")
+    max_upload_mb: float = _setting(32.0, _number(0.001, 1024), "Largest request body, in MB.")
+    max_megapixels: float = _setting(
+        50.0, _number(0.001, MOST_MEGAPIXELS), "Largest photo, in millions of pixels."
+    )
+    jpeg_quality: int = _setting(95, _integer(1, 100), "Quality of the JPEG results.")
+    request_timeout_s: float = _setting(
+        290.0,
+        _number(0.01, 86_400),
+        "Seconds a request waits for its render; the gateway gives up after 300.",
+    )
+    tunnel: str = _setting(
+        "auto",
+        _choice("auto", "ngrok", "none"),
+        "Public address of the notebook: ngrok, none, or auto (ngrok where there is a token).",
+    )
+    ngrok_authtoken: str | None = _setting(
+        None,
+        _optional(_pattern(r"[A-Za-z0-9_-]{1,200}", "an ngrok token")),
+        "Token of the ngrok account. A secret: give it by the environment only.",
+        secret=True,
+        also="NGROK_AUTHTOKEN",
+    )
+    callback_hosts: tuple[str, ...] = _setting(
+        (), _hosts(), "Hosts to which results may be pushed (`callback_url`); empty means none."
+    )
+    device: str = _setting(
+        "auto",
+        _pattern(r"auto|cpu|cuda(:[0-9]{1,3})?", "auto, cpu, cuda or cuda:N"),
+        "Where the model runs; auto takes a GPU if there is one.",
+    )
+    precision: str = _setting(
+        "auto", _choice("auto", "float32", "float16", "bfloat16"), "Numbers that the model computes in."
+    )
+    model: str = _setting(
+        "auto",
+        _choice("auto", "full", "mini"),
+        "full (published weights), mini (embedded), or auto: full where its files are.",
+    )
+    ckpt_dir: Path = _setting(Path("ckpt"), _path(), "Folder of the model's weights.")
+    adaptors_dir: Path = _setting(Path("adaptors"), _path(), "Folder of the colours' adaptors.")
+    seed: int = _setting(DEFAULT_SEED, _integer(0, 2**63 - 1), "Seed of the noise; one seed, one result.")
+    steps: int | None = _setting(
+        None, _optional(_integer(1, 1000)), "Denoising steps; empty means the model's own number."
+    )
+    log_level: str = _setting(
+        "info", _choice("debug", "info", "warning", "error"), "Least important messages that are logged."
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            kind: Kind = field.metadata["kind"]
+            given = getattr(self, field.name)
+            try:
+                value = kind.read(given)
+            except (ValueError, TypeError, OverflowError) as exc:
+                shown = "the given value" if field.metadata["secret"] else repr(given)
+                raise SettingsError(
+                    f"{field.name} must be {kind.limit}, not {shown}. Change it, or unset"
+                    f" {PREFIX}{field.name.upper()} for {field.default!r}."
+                ) from exc
+            object.__setattr__(self, field.name, value)
+        _refuse_contradictions(self)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Settings from `LUMIPLY_...` variables; `overrides` that are not None win over them.
+
+        Args:
+            environ: the variables; the process's own by default.
+            overrides: values by field name.
+
+        Raises:
+            SettingsError: an unknown name, a value out of its limits, or a contradiction.
+        """
+        environ = os.environ if environ is None else environ
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for name in sorted(environ):
+            if name.startswith(PREFIX):
+                key = name[len(PREFIX) :].lower()
+                if key not in fields or name != PREFIX + key.upper():
+                    raise SettingsError(_unknown(name, [PREFIX + field.upper() for field in fields]))
+                values[key] = environ[name]
+        for key, field in fields.items():
+            also = field.metadata["also"]
+            if also and environ.get(also):
+                values.setdefault(key, environ[also])
+        for key, value in overrides.items():
+            if key not in fields:
+                raise SettingsError(_unknown(key, list(fields)))
+            if value is not None:
+                values[key] = value
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Settings:
+        """These settings with some of them changed."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def describe(cls) -> list[tuple[str, str, str, str]]:
+        """(variable, default, what it may be, help) of every setting."""
+        return [
+            (
+                PREFIX + field.name.upper(),
+                _shown(field.default),
+                field.metadata["kind"].limit,
+                field.metadata["help"],
+            )
+            for field in dataclasses.fields(cls)
+        ]
+
+
+def _shown(default: Any) -> str:
+    return "" if default is None or default == () else str(default)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."
+    return f"There is no setting {name}.{hint} Rename or unset it."
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    if settings.tunnel == "ngrok" and settings.ngrok_authtoken is None:
+        raise SettingsError(
+            "tunnel=ngrok needs a token. Set LUMIPLY_NGROK_AUTHTOKEN"
+            " (https://dashboard.ngrok.com/get-started/your-authtoken), or LUMIPLY_TUNNEL=none."
+        )
+    if settings.tunnel == "ngrok" and settings.public_url is not None:
+        raise SettingsError(
+            f"tunnel=ngrok and public_url={settings.public_url} contradict each other: ngrok chooses the address."
+            " Unset LUMIPLY_PUBLIC_URL, or set LUMIPLY_TUNNEL=none."
+        )
+    if settings.device == "cpu" and settings.precision == "float16":
+        raise SettingsError(
+            "device=cpu and precision=float16 contradict each other: processors compute half precision slowly and"
+            " with holes. Set LUMIPLY_PRECISION to auto, float32 or bfloat16."
+        )

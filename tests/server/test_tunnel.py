@@ -1,0 +1,127 @@
+"""Public addresses: which one is opened, what is printed, what stays secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyngrok import ngrok
+from pyngrok.exception import PyngrokNgrokError
+
+from lumiply import client
+from lumiply.errors import AddressError, TunnelError
+from lumiply.server.service import Service
+from lumiply.server.tunnel import NgrokTunnel, NoTunnel, choose_tunnel
+from lumiply.settings import Settings
+from tests.fakes import FakeEngine, photo_bytes
+
+URL = "https://a1b2.ngrok-free.dev"
+
+
+class FakeTunnel:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.port: int | None = None
+        self._error = error
+
+    def open(self, port: int) -> str | None:
+        if self._error:
+            raise self._error
+        self.port = port
+        return URL
+
+    def close(self) -> None:
+        self.port = None
+
+    def explain(self) -> str:
+        return ""
+
+
+def test_the_announcement_is_the_contracts(settings: Settings) -> None:
+    with Service(settings, FakeEngine(), FakeTunnel()) as service:
+        assert service.announcement() == (
+            "✅ Colab 서버가 시작되었습니다!\n"
+            f"🌐 Public URL: {URL}\n"
+            "📝 FastAPI의 COLAB_WEBHOOK_URL 환경 변수에 다음 URL을 설정하세요:\n"
+            f"   {URL}/process"
+        )
+
+
+def test_results_are_linked_under_the_tunnel(settings: Settings, tmp_path: Path) -> None:
+    photo = tmp_path / "room.png"
+    photo.write_bytes(photo_bytes())
+    with Service(settings, FakeEngine(), FakeTunnel()) as service:
+        result = client.process(service.url, photo, "job", "red")["result"]
+    assert result["images"]["red"] == f"{URL}/static/inference/job/output_red.jpg"
+
+
+def test_a_tunnel_leads_to_the_port_and_closes_with_the_service(settings: Settings) -> None:
+    tunnel = FakeTunnel()
+    with Service(settings, FakeEngine(), tunnel) as service:
+        assert service.url.endswith(f":{tunnel.port}")
+    assert tunnel.port is None
+
+
+def test_a_tunnel_that_fails_frees_the_port(settings: Settings) -> None:
+    service = Service(settings, FakeEngine(), FakeTunnel(TunnelError("no")))
+    with pytest.raises(TunnelError):
+        service.start()
+    port = int(service.url.rpartition(":")[2])
+    Service(settings.replace(port=port), FakeEngine()).start().close()
+
+
+def test_a_port_in_use_opens_no_tunnel(settings: Settings) -> None:
+    with Service(settings, FakeEngine()) as first:
+        port, tunnel = int(first.url.rpartition(":")[2]), FakeTunnel()
+        with pytest.raises(AddressError):
+            Service(settings.replace(port=port), FakeEngine(), tunnel).start()
+        assert tunnel.port is None
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"tunnel": "none", "ngrok_authtoken": "t"}, "LUMIPLY_TUNNEL=none"),
+        ({}, "NGROK_AUTHTOKEN"),
+        ({"public_url": URL, "ngrok_authtoken": "t"}, ""),
+    ],
+)
+def test_without_a_token_or_a_wish_no_tunnel_is_opened_and_it_says_why(
+    settings: Settings, values: dict[str, str], reason: str
+) -> None:
+    tunnel = choose_tunnel(settings.replace(**values))
+    assert isinstance(tunnel, NoTunnel)
+    assert tunnel.open(5000) is None
+    assert reason in tunnel.explain()
+    with Service(settings.replace(**values), FakeEngine(), tunnel) as service:
+        assert service.public_url == values.get("public_url", service.url)
+        assert reason in service.announcement()
+
+
+def test_a_token_chooses_ngrok(settings: Settings) -> None:
+    assert isinstance(choose_tunnel(settings.replace(ngrok_authtoken="t")), NgrokTunnel)
+
+
+def test_ngroks_address_is_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, str]] = []
+
+    class Opened:
+        public_url = "http://a.ngrok-free.dev/"
+
+    monkeypatch.setattr(ngrok, "connect", lambda addr, proto, **_: calls.append((addr, proto)) or Opened)
+    monkeypatch.setattr(ngrok, "kill", lambda config: calls.append(("kill", "")))
+    tunnel = NgrokTunnel("token")
+    assert tunnel.open(5000) == "https://a.ngrok-free.dev"
+    tunnel.close()
+    tunnel.close()
+    assert calls == [("5000", "http"), ("kill", "")]
+
+
+def test_ngroks_failure_is_named_without_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PyngrokNgrokError("Your authtoken: sesame", ngrok_error="bad token sesame ERR_NGROK_105")
+
+    monkeypatch.setattr(ngrok, "connect", refuse)
+    with pytest.raises(TunnelError, match="ERR_NGROK_105") as caught:
+        NgrokTunnel("sesame").open(5000)
+    assert "sesame" not in str(caught.value)
+    assert caught.value.__suppress_context__

@@ -1,0 +1,126 @@
+"""Settings: defaults, the environment, and what stops the start."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lumiply.errors import SettingsError
+from lumiply.settings import Settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+
+
+def test_variables_are_read_by_type() -> None:
+    settings = Settings.from_env(
+        {
+            "LUMIPLY_PORT": " 8080 ",
+            "LUMIPLY_RESULTS_DIR": "here/there",
+            "LUMIPLY_STEPS": "",
+            "LUMIPLY_CALLBACK_HOSTS": "A.example, b.example:80,",
+            "LUMIPLY_MODEL": "MINI",
+            "LUMIPLY_PUBLIC_URL": "https://a.example/",
+            "PATH": "/bin",
+        }
+    )
+    assert settings.port == 8080
+    assert settings.results_dir == Path("here/there")
+    assert settings.steps is None
+    assert settings.callback_hosts == ("a.example", "b.example:80")
+    assert settings.model == "mini"
+    assert settings.public_url == "https://a.example"
+
+
+def test_arguments_win_over_the_environment_unless_none() -> None:
+    environ = {"LUMIPLY_PORT": "1", "LUMIPLY_SEED": "2"}
+    settings = Settings.from_env(environ, port=3, seed=None)
+    assert (settings.port, settings.seed) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit"),
+    [
+        ("PORT", "http", "a whole number from 0 to 65535"),
+        ("PORT", "70000", "a whole number from 0 to 65535"),
+        ("PORT", "5000.5", "a whole number"),
+        ("QUEUE_SIZE", "0", "from 1"),
+        ("MAX_MEGAPIXELS", "nan", "from 0.001 to 89"),
+        ("MAX_MEGAPIXELS", "200", "from 0.001 to 89"),
+        ("REQUEST_TIMEOUT_S", "inf", "a number"),
+        ("JPEG_QUALITY", "101", "from 1 to 100"),
+        ("MODEL", "huge", "one of auto, full, mini"),
+        ("DEVICE", "cuda:x", "auto, cpu, cuda or cuda:N"),
+        ("PUBLIC_URL", "example.com", "http or https URL"),
+        ("PUBLIC_URL", "https://a.example/?token=x", "http or https URL"),
+        ("CALLBACK_HOSTS", "https://a.example/x", "host names"),
+        ("CALLBACK_HOSTS", "*", "host names"),
+        ("RESULTS_DIR", "", "path of a folder"),
+        ("HOST", "a b", "host name"),
+        ("SEED", "-1", "from 0"),
+        ("STEPS", "0", "from 1 to 1000"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_limit_and_remedy(name: str, value: str, limit: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({f"LUMIPLY_{name}": value})
+    text = str(caught.value)
+    assert text.startswith(f"{name.lower()} must be ") and limit in text
+    assert repr(value) in text and f"unset LUMIPLY_{name}" in text
+
+
+def test_values_given_in_code_are_checked_too() -> None:
+    with pytest.raises(SettingsError, match="port must be"):
+        Settings(port=-1)
+    with pytest.raises(SettingsError, match="port must be"):
+        Settings().replace(port=True)
+
+
+def test_an_unknown_name_stops_the_start_with_a_guess() -> None:
+    with pytest.raises(SettingsError, match="no setting LUMIPLY_PROT. Did you mean LUMIPLY_PORT"):
+        Settings.from_env({"LUMIPLY_PROT": "5000"})
+    with pytest.raises(SettingsError, match="no setting LUMIPLY_port"):
+        Settings.from_env({"LUMIPLY_port": "5000"})
+    with pytest.raises(SettingsError, match="no setting xyz. Known: host"):
+        Settings.from_env({}, xyz=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"tunnel": "ngrok"}, "needs a token"),
+        ({"tunnel": "ngrok", "ngrok_authtoken": "t", "public_url": "https://a.example"}, "contradict"),
+        ({"device": "cpu", "precision": "float16"}, "contradict"),
+    ],
+)
+def test_contradictions_stop_the_start(values: dict[str, str], text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        Settings(**values)
+
+
+def test_the_token_is_never_shown() -> None:
+    settings = Settings.from_env({"NGROK_AUTHTOKEN": "sesame123"})
+    assert settings.ngrok_authtoken == "sesame123"
+    assert "sesame" not in repr(settings) + str(settings)
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"LUMIPLY_NGROK_AUTHTOKEN": "sesame 123"})
+    assert "sesame" not in str(caught.value)
+
+
+def test_our_own_token_variable_comes_before_ngroks() -> None:
+    environ = {"NGROK_AUTHTOKEN": "theirs", "LUMIPLY_NGROK_AUTHTOKEN": "ours"}
+    assert Settings.from_env(environ).ngrok_authtoken == "ours"
+
+
+def test_every_setting_is_described() -> None:
+    table = Settings.describe()
+    assert [row[0] for row in table] == [f"LUMIPLY_{f.name.upper()}" for f in dataclasses.fields(Settings)]
+    assert all(limit and help.endswith(".") for _, _, limit, help in table)
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]

@@ -9,10 +9,12 @@ LumiNet (arXiv 2412.00177), section 3.2. Pictures here are in [0, 1], not [-1, 1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 NORM_EPS = 1e-6
 #: The published names count resolutions down from 256, whatever the size of the picture.
@@ -145,7 +147,19 @@ class LatentIntrinsics(nn.Module):
 
     def light_code(self, image: Tensor) -> Tensor:
         """(b, 3, H, W) in [0, 1] -> (b, light_code), of length 1: how the picture is lit."""
-        return F.normalize(self.light_encoder(self.pooled(image)), dim=1)
+        return self.head(self.pooled(image))
+
+    def head(self, pooled: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(b, widths[-1]) from `pooled` -> light code (b, light_code), of length 1.
+
+        `weights` stand in for the light encoder's own, so that a colour's adaptor changes no module.
+        """
+        raw = (
+            self.light_encoder(pooled)
+            if weights is None
+            else functional_call(self.light_encoder, dict(weights), (pooled,))
+        )
+        return F.normalize(raw, dim=1)
 
 
 class PriorExtractor(nn.Module):
@@ -165,8 +179,16 @@ class PriorExtractor(nn.Module):
             nn.SiLU(),
         )
 
-    def tokens(self, code: Tensor) -> Tensor:
-        """(b, light_code) -> (b, light_tokens, token_width); the code is tiled to the decoder's input width."""
+    def tokens(self, code: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(b, light_code) -> (b, light_tokens, token_width); the code is tiled to the decoder's input width.
+
+        `weights` stand in for the light decoder's own, so that a colour's adaptor changes no module.
+        """
         params = self.params
         tiled = code.repeat(1, params.light_tokens * params.token_width // params.light_code)
-        return self.light_decoder(tiled).view(-1, params.light_tokens, params.token_width)
+        raw = (
+            self.light_decoder(tiled)
+            if weights is None
+            else functional_call(self.light_decoder, dict(weights), (tiled,))
+        )
+        return raw.view(-1, params.light_tokens, params.token_width)

@@ -1,0 +1,152 @@
+"""Training the embedded mini model from nothing: autoencoder, base model, adaptors, in this order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from cldm import ControlLDM
+from lumiply.colors import BASE_COLOR, COLORS
+from lumiply.config import config_path, load_config
+from lumiply.training.pairs import PairBatch, PairDataset, PairOptions, draw_pairs, seven_colors
+from lumiply.training.pool import RoomPool
+from lumiply.training.run import SaveEvery, run_stage
+from lumiply.training.stages import AdaptorStage, AutoencoderStage, BaseStage, Budget, Stage, whiten_latents
+from lumiply.weights import Adaptor, read_state, save_adaptor, save_state
+from modi_vae import BypassAutoencoder
+
+log = logging.getLogger(__name__)
+
+STAGES: Final = ("autoencoder", "base", "adaptors")
+MODEL_FILE: Final = "lumiply_mini.safetensors"
+VALIDATION_SEED: Final = 7
+
+
+@dataclass(frozen=True)
+class MiniPlan:
+    """How the mini model is trained.
+
+    Attributes:
+        rooms: folder of rendered rooms for training; may still be growing.
+        validation: folder of rendered rooms that training never sees.
+        out: folder that receives the weights and the logs; a stage starts from what is there.
+        minutes: limit of each stage; steps: likewise.
+        wait: seconds to wait for the first rooms.
+    """
+
+    rooms: Path
+    validation: Path
+    out: Path
+    minutes: dict[str, float]
+    steps: dict[str, int]
+    batch: dict[str, int]
+    least_rooms: int = 256
+    most_rooms: int = 12000
+    validation_rooms: int = 64
+    wait: float = 600.0
+    seed: int = 0
+    device: str = "cuda"
+    precision: str = "bf16-mixed"
+
+
+class MiniTraining:
+    """The stages over one pool of rooms and one model."""
+
+    def __init__(self, plan: MiniPlan) -> None:
+        pl.seed_everything(plan.seed)
+        torch.set_float32_matmul_precision("high")
+        self.plan = plan
+        params = load_config(config_path("mini"))
+        self.model = ControlLDM(params)
+        self.model.use_bypass_first_stage()
+        size = params.picture_size
+        plan.out.mkdir(parents=True, exist_ok=True)
+        if (plan.out / MODEL_FILE).exists():
+            self.model.load_state_dict(read_state(plan.out / MODEL_FILE))
+            log.info("went on from %s", plan.out / MODEL_FILE)
+        self.model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pool = RoomPool(plan.rooms, capacity=plan.most_rooms, size=size, device=plan.device)
+        self.held_out = RoomPool(
+            plan.validation, capacity=plan.validation_rooms, size=size, device=plan.device
+        )
+        self.pool.wait_for(plan.least_rooms, timeout=plan.wait)
+        self.held_out.wait_for(plan.validation_rooms, timeout=plan.wait)
+
+    def autoencoder(self) -> None:
+        """Train the bypass autoencoder, then whiten its latents."""
+        first_stage = self.first_stage
+        stage = AutoencoderStage(first_stage, self.budget("autoencoder"))
+        # the latent must be able to hold any strength, not just that of a lamp
+        self.fit(stage, "autoencoder", PairOptions(strength=(0.3, 1.3)))
+        first_stage.to(self.plan.device)
+        whiten_latents(first_stage, list(self.validation_batches(4)), self.model.params.scale_factor)
+        self.save_model()
+
+    def base(self) -> None:
+        """Train everything but the first stage."""
+        self.fit(BaseStage(self.model, self.budget("base")), "base", PairOptions())
+        self.save_model()
+
+    def adaptors(self) -> None:
+        """Train one adaptor a colour, for all colours but white, on the frozen base model."""
+        names = [color for color in COLORS if color != BASE_COLOR]
+        colors = seven_colors(self.plan.device)[[COLORS.index(name) for name in names]]
+        self.model.to(self.plan.device)
+        stage = AdaptorStage(self.model, colors, self.budget("adaptors")).to(self.plan.device)
+        log.info("adaptors start at an imitation loss of %.2e", stage.imitate_base(800))
+        self.fit(stage, "adaptors", PairOptions(colors_per_batch=len(names), free_colors=0.0), fixed=colors)
+        for name, encoder, decoder in zip(names, stage.encoders, stage.decoders, strict=True):
+            adaptor = Adaptor(half(encoder.state_dict()), half(decoder.state_dict()))
+            save_adaptor(self.plan.out / f"adaptor_{name}.safetensors", adaptor)
+
+    @property
+    def first_stage(self) -> BypassAutoencoder:
+        first_stage = self.model.first_stage_model
+        assert isinstance(first_stage, BypassAutoencoder)
+        return first_stage
+
+    def budget(self, stage: str) -> Budget:
+        return Budget(self.plan.steps[stage], self.plan.minutes[stage] * 60)
+
+    def fit(self, stage: Stage, name: str, options: PairOptions, fixed: Tensor | None = None) -> None:
+        plan, began = self.plan, time.monotonic()
+        train = PairDataset(
+            self.pool, plan.batch[name], seed=plan.seed, options=options, refresh_every=50, fixed_colors=fixed
+        )
+        check = PairDataset(
+            self.held_out, 64, seed=VALIDATION_SEED, options=options, length=1, fixed_colors=fixed
+        )
+        save = () if isinstance(stage, AdaptorStage) else (SaveEvery(120.0, self.save_model),)
+        run_stage(
+            stage,
+            train,
+            check,
+            out=plan.out / "logs",
+            accelerator="gpu" if plan.device.startswith("cuda") else "cpu",
+            precision=plan.precision,
+            callbacks=save,
+        )
+        log.info("%s: %.0f s, %d rooms", name, time.monotonic() - began, len(self.pool))
+
+    def validation_batches(self, count: int) -> Iterator[PairBatch]:
+        generator = torch.Generator(self.plan.device).manual_seed(VALIDATION_SEED)
+        for _ in range(count):
+            index = torch.randint(len(self.held_out), (64,), generator=generator, device=self.plan.device)
+            yield draw_pairs(self.held_out.layers(index), PairOptions(), generator)
+
+    def save_model(self) -> None:
+        """Write the whole model in half precision, whole or not at all."""
+        save_state(self.plan.out / MODEL_FILE, half(self.model.state_dict()), {"format": "pt"})
+
+
+def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state in half precision on the CPU, ready to be stored."""
+    return {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in state.items()}

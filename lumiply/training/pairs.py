@@ -1,0 +1,143 @@
+"""Training pairs made on the fly from rendered rooms: any colour, any ambient level, lamp drawn or pasted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from lumiply.colors import COLORS, LAMP_RGB
+from lumiply.synth.compose import AMBIENT_TARGET_DAY, AMBIENT_TARGET_NIGHT, LayerBatch, compose
+from lumiply.training.pool import RoomPool
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """b pairs in k lamp colours.
+
+    Attributes:
+        off, on: (b, 3, H, W) in [0, 1].
+        colors: (k, 3) linear RGB.
+        which: (b,) int64, each pair's colour.
+    """
+
+    off: Tensor
+    on: Tensor
+    colors: Tensor
+    which: Tensor
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """How pairs are drawn.
+
+    Attributes:
+        colors_per_batch: k; reference pictures are encoded once a colour, not once a pair.
+        free_colors: share of the colours drawn from the whole gamut rather than from the seven.
+        pasted: share of pairs whose photo shows the lamp pasted flat, as the product's client does it.
+        opacity: range of the pasted lamp's opacity.
+        strength: range of the lamp's strength.
+        flip: mirror left and right at random. Never up and down: rooms have floors.
+    """
+
+    colors_per_batch: int = 16
+    free_colors: float = 0.4
+    pasted: float = 0.4
+    opacity: tuple[float, float] = (0.75, 1.0)
+    strength: tuple[float, float] = (1.0, 1.0)
+    flip: bool = True
+
+
+def seven_colors(device: torch.device | str) -> Tensor:
+    """(7, 3) linear RGB in the order of `COLORS`."""
+    return torch.tensor([LAMP_RGB[color] for color in COLORS], device=device)
+
+
+def random_colors(count: int, generator: torch.Generator) -> Tensor:
+    """(count, 3) linear RGB of any hue and of saturation 0.5 to 1, largest component 1."""
+    device = generator.device
+    hue = torch.rand(count, 1, generator=generator, device=device) * 6.0
+    saturation = 0.5 + 0.5 * torch.rand(count, 1, generator=generator, device=device)
+    offset = torch.tensor([[0.0, 4.0, 2.0]], device=device)
+    pure = ((hue + offset) % 6.0 - 3.0).abs().sub(1.0).clamp(0.0, 1.0)
+    return 1.0 - saturation * (1.0 - pure)
+
+
+def draw_colors(options: PairOptions, generator: torch.Generator) -> Tensor:
+    """(colors_per_batch, 3) linear RGB, some of the seven and some of any hue."""
+    device, k = generator.device, options.colors_per_batch
+    named = seven_colors(device)[torch.randint(len(COLORS), (k,), generator=generator, device=device)]
+    is_free = torch.rand(k, 1, generator=generator, device=device) < options.free_colors
+    return torch.where(is_free, random_colors(k, generator), named)
+
+
+class PairDataset(IterableDataset[PairBatch]):
+    """An endless stream of batches, deterministic by seed as long as the pool does not grow."""
+
+    def __init__(
+        self,
+        pool: RoomPool,
+        batch: int,
+        *,
+        seed: int,
+        options: PairOptions | None = None,
+        refresh_every: int = 0,
+        length: int | None = None,
+        fixed_colors: Tensor | None = None,
+    ) -> None:
+        """Args:
+        refresh_every: batches after which the pool takes in new rooms (0: never).
+        length: batches that end the stream (None: never).
+        fixed_colors: (k, 3) linear RGB of every batch, in place of drawn ones.
+        """
+        self.pool, self.batch, self.seed = pool, batch, seed
+        self.options = options or PairOptions()
+        self.refresh_every, self.length, self.fixed_colors = refresh_every, length, fixed_colors
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        generator = torch.Generator(self.pool.device).manual_seed(self.seed)
+        done = 0
+        while self.length is None or done < self.length:
+            if self.refresh_every and done % self.refresh_every == 0:
+                self.pool.refresh(most=64)
+            index = torch.randint(len(self.pool), (self.batch,), generator=generator, device=self.pool.device)
+            yield draw_pairs(self.pool.layers(index), self.options, generator, self.fixed_colors)
+            done += 1
+
+
+def draw_pairs(
+    layers: LayerBatch,
+    options: PairOptions,
+    generator: torch.Generator,
+    fixed_colors: Tensor | None = None,
+) -> PairBatch:
+    """Compose one pair a room; `layers` as `RoomPool.layers` gives them (ambient median luminance 1)."""
+    device, batch = layers.ambient.device, len(layers.ambient)
+
+    def uniform(low: float, high: float, count: int = batch) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator, device=device)
+
+    colors = draw_colors(options, generator) if fixed_colors is None else fixed_colors
+    which = torch.arange(batch, device=device) % len(colors)
+    pair = compose(
+        layers.ambient,
+        layers.ambient_without_lamp,
+        layers.lamp,
+        layers.lamp_alpha,
+        layers.lamp_flat,
+        color=colors[which],
+        strength=uniform(*options.strength),
+        exposure=uniform(math.log(AMBIENT_TARGET_NIGHT), math.log(AMBIENT_TARGET_DAY)).exp(),
+        pasted=uniform(0.0, 1.0) < options.pasted,
+        paste_opacity=uniform(*options.opacity),
+    )
+    off, on = pair.off, pair.on
+    if options.flip:
+        mirrored = (uniform(0.0, 1.0) < 0.5)[:, None, None, None]
+        off = torch.where(mirrored, off.flip(3), off)
+        on = torch.where(mirrored, on.flip(3), on)
+    return PairBatch(off, on, colors, which)

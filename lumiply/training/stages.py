@@ -1,0 +1,273 @@
+"""What each training stage learns, as Lightning modules: the autoencoder, the base model, the adaptors.
+
+Sources: KL autoencoder, LDM (arXiv 2112.10752), section 3.1; bypass decoder, QuadPrior (arXiv 2403.12933),
+section 3.4; v-prediction loss, arXiv 2202.00512; LumiNet (arXiv 2412.00177), section 3.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cldm import Conditions, ControlLDM
+from ldm.sampling import sample_ddim
+from lumiply.synth.compose import srgb_encode
+from lumiply.training.pairs import PairBatch
+from modi_vae import BypassAutoencoder
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a stage trains: so many steps, or so many seconds, whichever ends first.
+
+    Attributes:
+        warmup: steps of linear warm-up of the learning rate, which then falls along a cosine to a hundredth.
+    """
+
+    steps: int
+    seconds: float = math.inf
+    warmup: int = 300
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Share of the budget that is used, 0 to 1."""
+        return min(1.0, max(step / self.steps, elapsed / self.seconds))
+
+    def learning_rate_factor(self, step: int, elapsed: float) -> float:
+        cosine = 0.5 * (1.0 + math.cos(math.pi * self.progress(step, elapsed)))
+        return min(1.0, (step + 1) / self.warmup) * (0.01 + 0.99 * cosine)
+
+
+class Stage(pl.LightningModule):
+    """AdamW over the tensors that require a gradient, on a budget."""
+
+    def __init__(self, budget: Budget, learning_rate: float, weight_decay: float = 0.01) -> None:
+        super().__init__()
+        self.budget, self.learning_rate, self.weight_decay = budget, learning_rate, weight_decay
+        self.started = math.nan
+
+    def trained(self) -> Iterator[nn.Parameter]:
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def on_train_start(self) -> None:
+        self.started = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds since training began."""
+        return 0.0 if math.isnan(self.started) else time.monotonic() - self.started
+
+    def transfer_batch_to_device(
+        self, batch: PairBatch, device: torch.device, dataloader_idx: int
+    ) -> PairBatch:
+        """Batches are made on the device that trains."""
+        return batch
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        if self.elapsed() > self.budget.seconds:
+            self.trainer.should_stop = True
+        return None
+
+    def configure_optimizers(self) -> Any:
+        fused = self.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            self.trained(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.budget.learning_rate_factor(step, self.elapsed())
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class AutoencoderStage(Stage):
+    """Encode the lit picture, decode it with the unlit photo's features, so that the latent carries the light."""
+
+    def __init__(
+        self,
+        autoencoder: BypassAutoencoder,
+        budget: Budget,
+        *,
+        learning_rate: float = 1e-3,
+        kl_weight: float = 2e-3,
+    ) -> None:
+        """`kl_weight` is per latent element, against a mean absolute error per pixel channel."""
+        super().__init__(budget, learning_rate)
+        self.autoencoder = autoencoder
+        self.kl_weight = kl_weight
+
+    def reconstruct(self, batch: PairBatch, sample: bool) -> tuple[Tensor, Tensor]:
+        """Pictures in [-1, 1] and the KL divergence per latent element (scalar)."""
+        posterior = self.autoencoder.encode(2 * batch.on - 1)
+        features = self.autoencoder.bypass_features(2 * batch.off - 1)
+        z = posterior.sample(torch.randn_like(posterior.mean)) if sample else posterior.mean
+        kl = posterior.kl().sum() / posterior.mean.numel()
+        return self.autoencoder.decode(z, features), kl
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        picture, kl = self.reconstruct(batch, sample=True)
+        error = F.l1_loss(picture, 2 * batch.on - 1)
+        self.log_dict({"train/l1": error, "train/kl": kl})
+        return error + self.kl_weight * kl
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        picture, _ = self.reconstruct(batch, sample=False)
+        self.log("val/psnr", psnr(picture, 2 * batch.on - 1), prog_bar=True, batch_size=len(batch.off))
+
+
+def psnr(picture: Tensor, truth: Tensor) -> Tensor:
+    """Mean over b of the PSNR in dB of pictures in [-1, 1], clamped as when they are saved."""
+    error = (picture.float().clamp(-1, 1) - truth.float()).square().mean(dim=(1, 2, 3)) / 4
+    return (-10 * error.clamp(min=1e-10).log10()).mean()
+
+
+@torch.no_grad()
+def whiten_latents(autoencoder: BypassAutoencoder, batches: Sequence[PairBatch], scale_factor: float) -> None:
+    """Fold each latent channel's mean and deviation into the 1x1 convolutions around the latent.
+
+    Afterwards `scale_factor` times the latent has mean 0 and variance 1 in each channel, so that the published
+    scale factor holds for an autoencoder of our own.
+    """
+    moments = [autoencoder.encode(2 * batch.on - 1) for batch in batches]
+    means = torch.cat([posterior.mean for posterior in moments]).float()
+    variance = means.var(dim=(0, 2, 3)) + torch.cat([p.log_variance for p in moments]).float().exp().mean(
+        (0, 2, 3)
+    )
+    shift, gain = means.mean(dim=(0, 2, 3)), 1.0 / (scale_factor * variance.sqrt())
+    quant, post = autoencoder.quant_conv, autoencoder.post_quant_conv
+    assert quant.bias is not None and post.bias is not None
+    channels = len(gain)
+    # latent' = gain (latent - shift); its log-variance grows by 2 log gain
+    post.bias += post.weight[:, :, 0, 0] @ shift
+    post.weight /= gain[None, :, None, None]
+    quant.weight[:channels] *= gain[:, None, None, None]
+    quant.bias[:channels] = gain * (quant.bias[:channels] - shift)
+    quant.bias[channels:] += 2 * gain.log()
+
+
+class DiffusionStage(Stage):
+    """The v-prediction loss; subclasses say where the light comes from."""
+
+    def __init__(self, model: ControlLDM, budget: Budget, learning_rate: float) -> None:
+        super().__init__(budget, learning_rate)
+        self.model = model
+        model.first_stage_model.requires_grad_(False)
+
+    def light(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Codes (b, light_code) and tokens (b, light_tokens, context_dim) of the batch's pairs."""
+        raise NotImplementedError
+
+    def conditions(self, batch: PairBatch) -> Conditions:
+        intrinsic = self.model.control_model.prior_extracter.model_latents.intrinsic(batch.off)
+        code, tokens = self.light(batch)
+        return self.model.conditions(self.model.cond_stage_model(), intrinsic, code, tokens)
+
+    @torch.no_grad()
+    def latents(self, batch: PairBatch) -> Tensor:
+        """Scaled latents of the lit pictures, sampled from the posterior."""
+        posterior = self.model.first_stage_model.encode(2 * batch.on - 1)
+        return self.model.params.scale_factor * posterior.sample(torch.randn_like(posterior.mean)).float()
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        x0 = self.latents(batch)
+        schedule = self.model.schedule
+        t = torch.randint(schedule.timesteps, (len(x0),), device=x0.device)
+        noise = torch.randn_like(x0)
+        v = self.model(schedule.add_noise(x0, noise, t), t, self.conditions(batch))
+        loss = F.mse_loss(v.float(), schedule.v_target(x0, noise, t))
+        self.log("train/v_mse", loss)
+        return loss
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        """PSNR of pictures drawn by the real sampler, beside that of the unlit photo."""
+        conditions = self.conditions(batch)
+        noise = torch.randn(batch.off.shape[0], *self.latent_shape(), device=self.device)
+        z = sample_ddim(lambda x, t: self.model(x, t, conditions), noise, self.model.schedule, 20)
+        first_stage = self.model.first_stage_model
+        assert isinstance(first_stage, BypassAutoencoder)
+        features = first_stage.bypass_features(2 * batch.off - 1)
+        picture = self.model.decode_first_stage(z, features)
+        truth = 2 * batch.on - 1
+        self.log_dict(
+            {"val/psnr": psnr(picture, truth), "val/psnr_of_input": psnr(2 * batch.off - 1, truth)},
+            prog_bar=True,
+            batch_size=len(batch.off),
+        )
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        params = self.model.params
+        return params.channels, params.image_size, params.image_size
+
+
+class BaseStage(DiffusionStage):
+    """Everything but the first stage learns; the light comes from a flat reference picture of the lamp's colour.
+
+    So white light has the white reference that inference uses, and any other colour has a code as well.
+    """
+
+    def __init__(self, model: ControlLDM, budget: Budget, *, learning_rate: float = 6e-4) -> None:
+        super().__init__(model, budget, learning_rate)
+
+    def light(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        code, tokens = self.model.light(flat_references(batch.colors, self.model.params.picture_size))
+        return code[batch.which], tokens[batch.which]
+
+
+def flat_references(colors: Tensor, size: int) -> Tensor:
+    """(k, 3) linear RGB -> (k, 3, size, size) flat pictures in [0, 1]; white gives white."""
+    return srgb_encode(colors)[:, :, None, None].expand(-1, -1, size, size).contiguous()
+
+
+class AdaptorStage(DiffusionStage):
+    """One light encoder and one light decoder a colour learn; the reference is white; the model is frozen."""
+
+    def __init__(
+        self, model: ControlLDM, colors: Tensor, budget: Budget, *, learning_rate: float = 3e-4
+    ) -> None:
+        """`colors` (k, 3) linear RGB: batches must come in these colours, in this order."""
+        super().__init__(model, budget, learning_rate)
+        model.requires_grad_(False)
+        prior = model.control_model.prior_extracter
+        count = len(colors)
+        self.register_buffer("colors", colors)
+        self.encoders = nn.ModuleList(copy.deepcopy(prior.model_latents.light_encoder) for _ in range(count))
+        self.decoders = nn.ModuleList(copy.deepcopy(prior.light_decoder) for _ in range(count))
+        self.encoders.requires_grad_(True)
+        self.decoders.requires_grad_(True)
+
+    def palette(self) -> tuple[Tensor, Tensor]:
+        """Codes (k, light_code) and tokens (k, light_tokens, context_dim) of the colours as they are now."""
+        prior = self.model.control_model.prior_extracter
+        size = self.model.params.picture_size
+        with torch.no_grad():
+            pooled = prior.model_latents.pooled(torch.ones(1, 3, size, size, device=self.device))
+        codes, tokens = [], []
+        for encoder, decoder in zip(self.encoders, self.decoders, strict=True):
+            code = prior.model_latents.head(pooled, dict(encoder.named_parameters()))
+            codes.append(code)
+            tokens.append(prior.tokens(code, dict(decoder.named_parameters())))
+        return torch.cat(codes), torch.cat(tokens)
+
+    def light(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        codes, tokens = self.palette()
+        return codes[batch.which], tokens[batch.which]
+
+    def imitate_base(self, steps: int, learning_rate: float = 2e-3) -> float:
+        """Start each adaptor at what the base model makes of a flat reference of its colour; return the last loss."""
+        with torch.no_grad():
+            codes, tokens = self.model.light(flat_references(self.colors, self.model.params.picture_size))
+        optimizer = torch.optim.Adam(self.trained(), lr=learning_rate)
+        loss = codes.new_zeros(())
+        for _ in range(steps):
+            own_codes, own_tokens = self.palette()
+            loss = F.mse_loss(own_codes, codes) + F.mse_loss(own_tokens, tokens)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return float(loss)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
-from cldm import ControlLDM, ControlLDMParams, ControlNetParams, IntrinsicsParams
+from cldm import ControlLDM, ControlLDMParams, ControlNetParams, IntrinsicsParams, PriorExtractor
 from ldm.autoencoder import AutoencoderParams
 from ldm.text import TextTowerParams
 from ldm.unet import UNetParams
@@ -52,7 +54,7 @@ def nano_model() -> ControlLDM:
 
 def nano_adaptor(color: str) -> Adaptor:
     """An adaptor with weights of its own for `color`."""
-    prior = ControlLDM(NANO).control_model.prior_extracter
+    prior = PriorExtractor(NANO.control.intrinsics)
     fill_by_name((f"{color}.{name}", value) for name, value in prior.named_parameters())
 
     def copied(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -61,6 +63,7 @@ def nano_adaptor(color: str) -> Adaptor:
     return Adaptor(copied(prior.model_latents.light_encoder), copied(prior.light_decoder))
 
 
+@lru_cache
 def nano_pipeline(colors: tuple[str, ...] = COLORS[1:]) -> Pipeline:
-    """A pipeline with an adaptor for each of `colors`."""
+    """A pipeline with an adaptor for each of `colors`, one for all tests: requests cannot change it."""
     return Pipeline(nano_model(), {color: nano_adaptor(color) for color in colors})

@@ -37,6 +37,10 @@ class Budget:
     seconds: float = math.inf
     warmup: int = 300
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.seconds <= 0 or self.warmup < 1:
+            raise ValueError(f"a budget needs steps, seconds and warmup above 0, got {self}")
+
     def progress(self, step: int, elapsed: float) -> float:
         """Share of the budget that is used, 0 to 1."""
         return min(1.0, max(step / self.steps, elapsed / self.seconds))
@@ -158,6 +162,9 @@ class DiffusionStage(Stage):
         super().__init__(budget, learning_rate)
         self.model = model
         model.first_stage_model.requires_grad_(False)
+        model.cond_stage_model.requires_grad_(
+            False
+        )  # one constant context: nothing to learn that tokens cannot
 
     def light(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Codes (b, light_code) and tokens (b, light_tokens, context_dim) of the batch's pairs."""
@@ -206,7 +213,7 @@ class DiffusionStage(Stage):
 
 
 class BaseStage(DiffusionStage):
-    """Everything but the first stage learns; the light comes from a flat reference picture of the lamp's colour.
+    """Everything but first stage and text tower learns; the light comes from a flat picture of the lamp's colour.
 
     So white light has the white reference that inference uses, and any other colour has a code as well.
     """
@@ -235,7 +242,7 @@ class AdaptorStage(DiffusionStage):
         model.requires_grad_(False)
         prior = model.control_model.prior_extracter
         count = len(colors)
-        self.register_buffer("colors", colors)
+        self.colors = colors
         self.encoders = nn.ModuleList(copy.deepcopy(prior.model_latents.light_encoder) for _ in range(count))
         self.decoders = nn.ModuleList(copy.deepcopy(prior.light_decoder) for _ in range(count))
         self.encoders.requires_grad_(True)

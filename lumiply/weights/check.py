@@ -84,15 +84,15 @@ def require_match(
         [name for name in names if file_of(name) == path] for names in (shapes, missing, unknown)
     )
     problems = []
-    if shapes:
+    if shapes:  # another configuration: the names of what else differs would say no more
         name = shapes[0]
         problems.append(
             f"{name} has shape {list(given[name].shape)}, but {list(expected[name].shape)} is needed "
-            f"({_count(shapes)} differ in shape)"
+            f"({_count(shapes)} differ in shape, {len(missing)} are missing, {len(unknown)} are not the model's)"
         )
-    if missing:
+    elif missing:
         problems.append(f"{_count(missing)} that the model needs {_is(missing)} missing: {_list(missing)}")
-    if unknown:
+    if unknown and not shapes:
         problems.append(f"{_count(unknown)} {_is(unknown)} not the model's: {_list(unknown)}")
     raise WeightsError(f"{path}: {'; '.join(problems)}. {remedy}")
 

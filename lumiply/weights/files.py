@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lumiply.errors import WeightsError
@@ -137,7 +138,9 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
 
 def _read_safetensors(path: Path) -> Any:
     try:
-        return load_file(path, device="cpu")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
     except Exception as exc:  # SafetensorError derives from Exception alone
         raise _damaged(path) from exc
 

@@ -1,0 +1,102 @@
+"""Rooms in memory and the pairs drawn from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from lumiply.colors import COLORS
+from lumiply.errors import UserError
+from lumiply.synth.compose import LAMP_TARGET, luminance
+from lumiply.training.pairs import PairDataset, PairOptions, draw_pairs, random_colors, seven_colors
+from lumiply.training.pool import RoomPool
+from tests.training.conftest import SIZE, made_up_room
+
+
+def first_batch(pool: RoomPool, seed: int = 0, **options):
+    return next(iter(PairDataset(pool, 6, seed=seed, options=PairOptions(colors_per_batch=3, **options))))
+
+
+def test_the_pool_normalises_ambient_and_lamp(pool):
+    layers = pool.layers(torch.arange(6))
+    medians = luminance(layers.ambient).flatten(1).median(dim=1).values
+    assert torch.allclose(medians, torch.ones(6), atol=2e-3)
+    strengths = luminance(layers.lamp).clamp(max=1).mean(dim=(1, 2))
+    assert torch.allclose(strengths, torch.full((6,), LAMP_TARGET), atol=1e-3)
+
+
+def test_the_pool_takes_in_files_that_come_later_and_each_once(pool, rooms):
+    assert pool.refresh() == 0
+    made_up_room(6).save(rooms / "room_000006.npz")
+    assert pool.refresh() == 1 and len(pool) == 7
+
+
+def test_the_pool_stops_at_its_capacity(rooms):
+    pool = RoomPool(rooms, capacity=4, size=SIZE, device="cpu")
+    assert pool.refresh() == 4 and pool.refresh() == 0
+
+
+def test_rooms_of_another_size_or_not_finite_are_skipped_and_said(rooms, caplog):
+    made_up_room(7, size=32).save(rooms / "room_000007.npz")
+    room = made_up_room(8)
+    lamp = room.lamp.copy()
+    lamp[3, 3] = np.nan
+    dataclasses.replace(room, lamp=lamp).save(rooms / "room_000008.npz")
+    pool = RoomPool(rooms, capacity=16, size=SIZE, device="cpu")
+    assert pool.refresh() == 6
+    assert "room_000007.npz skipped" in caplog.text and "room_000008.npz skipped" in caplog.text
+
+
+def test_too_few_rooms_is_an_error_with_the_command_that_helps(tmp_path):
+    pool = RoomPool(tmp_path, capacity=4, size=SIZE, device="cpu")
+    with pytest.raises(UserError, match="lumiply synth --out"):
+        pool.wait_for(2, timeout=0.0)
+
+
+def test_pairs_are_pictures_and_the_lit_one_is_brighter(pool):
+    batch = first_batch(pool, pasted=0.0)
+    for picture in (batch.off, batch.on):
+        assert picture.shape == (6, 3, SIZE, SIZE)
+        assert float(picture.min()) >= 0 and float(picture.max()) <= 1
+    assert (batch.on >= batch.off - 1e-6).all()
+    assert (batch.on - batch.off).mean() > 0.01
+
+
+def test_the_same_seed_draws_the_same_pairs(pool):
+    first, again, other = (first_batch(pool, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.on, again.on) and torch.equal(first.colors, again.colors)
+    assert not torch.equal(first.on, other.on)
+
+
+def test_a_pair_is_mirrored_left_and_right_together_and_never_up_and_down(pool):
+    layers = pool.layers(torch.zeros(64, dtype=torch.long))  # one room, many times
+    options = PairOptions(colors_per_batch=1, free_colors=0.0, pasted=0.0)
+    batch = draw_pairs(layers, options, torch.Generator().manual_seed(0), fixed_colors=torch.ones(1, 3))
+    # the lamp's centre of light, which the ambient level does not move much
+    weight = (batch.on - batch.off).mean(dim=1)
+    grid = torch.linspace(0, 1, SIZE)
+    x = (weight.mean(dim=1) * grid).sum(1) / weight.mean(dim=1).sum(1)
+    y = (weight.mean(dim=2) * grid).sum(1) / weight.mean(dim=2).sum(1)
+    assert (x > 0.5).any() and (x < 0.5).any()
+    assert (y > 0.5).all() or (y < 0.5).all()
+
+
+def test_every_pair_is_lit_in_the_colour_it_names(pool):
+    layers = pool.layers(torch.arange(6))
+    options = PairOptions(pasted=0.0, flip=False)
+    colors = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    batch = draw_pairs(layers, options, torch.Generator().manual_seed(0), fixed_colors=colors)
+    added = (batch.on - batch.off).mean(dim=(2, 3))
+    for index, which in enumerate(batch.which.tolist()):
+        lit, unlit = (0, 2) if which == 0 else (2, 0)
+        assert added[index, lit] > 0.01 and abs(added[index, unlit]) < 1e-6
+
+
+def test_free_colours_have_a_full_component_and_no_light_is_negative():
+    colors = random_colors(500, torch.Generator().manual_seed(0))
+    assert torch.allclose(colors.max(dim=1).values, torch.ones(500))
+    assert float(colors.min()) >= 0 and float(colors.min()) < 0.05
+    assert seven_colors("cpu").shape == (len(COLORS), 3)

@@ -1,0 +1,142 @@
+"""The training stages: budgets, gradients, whitening, and a short run of each."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from lumiply.training.pairs import PairDataset, PairOptions, seven_colors
+from lumiply.training.stages import (
+    AdaptorStage,
+    AutoencoderStage,
+    BaseStage,
+    Budget,
+    flat_references,
+    psnr,
+    whiten_latents,
+)
+from tests.nano import NANO, nano_model
+
+OPTIONS = PairOptions(colors_per_batch=2)
+
+
+@pytest.fixture
+def model():
+    return nano_model().requires_grad_(True)
+
+
+@pytest.fixture
+def batch(pool):
+    return next(iter(PairDataset(pool, 4, seed=0, options=OPTIONS)))
+
+
+def without_gradient(stage) -> list[str]:
+    return [
+        name
+        for name, value in stage.named_parameters()
+        if value.requires_grad and (value.grad is None or not value.grad.abs().sum() > 0)
+    ]
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
+    budget = Budget(steps=1000, seconds=100.0, warmup=10)
+    factors = [budget.learning_rate_factor(step, 0.0) for step in (0, 4, 9, 500, 1000)]
+    assert factors == pytest.approx([0.1, 0.5, 1.0, 0.505, 0.01], abs=1e-2)
+    assert budget.learning_rate_factor(20, 100.0) == pytest.approx(0.01)
+
+
+def test_every_tensor_of_the_autoencoder_gets_a_gradient(model, batch, monkeypatch):
+    stage = AutoencoderStage(model.first_stage_model, Budget(1))
+    monkeypatch.setattr(stage, "log_dict", lambda *args, **kwargs: None)
+    stage.training_step(batch, 0).backward()
+    assert without_gradient(stage) == []
+
+
+def test_every_unfrozen_tensor_of_the_base_stage_gets_a_gradient(model, batch, monkeypatch):
+    stage = BaseStage(model, Budget(1))
+    monkeypatch.setattr(stage, "log", lambda *args, **kwargs: None)
+    stage.training_step(batch, 0).backward()
+    assert without_gradient(stage) == []
+    frozen = {name.split(".")[1] for name, value in stage.named_parameters() if not value.requires_grad}
+    assert frozen == {"first_stage_model", "cond_stage_model"}
+
+
+def test_adaptors_train_the_light_encoder_as_well_as_the_light_decoder(model, pool, monkeypatch):
+    colors = seven_colors("cpu")[1:3]
+    stage = AdaptorStage(model, colors, Budget(1))
+    monkeypatch.setattr(stage, "log", lambda *args, **kwargs: None)
+    pairs = PairDataset(pool, 4, seed=0, options=OPTIONS, fixed_colors=colors)
+    stage.training_step(next(iter(pairs)), 0).backward()
+    assert without_gradient(stage) == []
+    trained = {name.split(".")[0] for name, value in stage.named_parameters() if value.requires_grad}
+    assert trained == {"encoders", "decoders"}
+
+
+def test_imitating_the_base_gives_each_colour_the_code_of_its_flat_reference(model):
+    colors = seven_colors("cpu")[1:3]
+    stage = AdaptorStage(model, colors, Budget(1))
+    wanted, _ = model.light(flat_references(colors, NANO.picture_size))
+    before = (stage.palette()[0] - wanted).norm()
+    stage.imitate_base(300)
+    assert (stage.palette()[0] - wanted).norm() < 0.2 * before
+
+
+def test_a_white_flat_reference_is_the_white_picture_of_inference():
+    assert torch.allclose(flat_references(torch.ones(1, 3), 16), torch.ones(1, 3, 16, 16), atol=1e-6)
+
+
+@torch.no_grad()
+def test_whitened_latents_have_unit_variance_and_decode_to_the_same_pictures(model, pool):
+    batches = [next(iter(PairDataset(pool, 6, seed=seed, options=OPTIONS))) for seed in range(3)]
+    first_stage = model.first_stage_model
+    before = copy.deepcopy(first_stage)
+    whiten_latents(first_stage, batches, NANO.scale_factor)
+    latents = []
+    for batch in batches:
+        old, new = before.encode(2 * batch.on - 1), first_stage.encode(2 * batch.on - 1)
+        features = before.bypass_features(2 * batch.off - 1)
+        expected = before.decode(old.mean, features)
+        assert torch.allclose(
+            first_stage.decode(new.mean, features), expected, atol=2e-4 * expected.abs().max()
+        )
+        latents.append(NANO.scale_factor * new.sample(torch.randn_like(new.mean)))
+    z = torch.cat(latents)
+    assert torch.allclose(z.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.1)
+    assert torch.allclose(z.std(dim=(0, 2, 3)), torch.ones(4), atol=0.1)
+
+
+def test_psnr_is_that_of_pictures_in_0_to_1():
+    truth = torch.zeros(2, 3, 8, 8)
+    assert psnr(truth + 0.2, truth) == pytest.approx(20.0, abs=1e-3)  # 0.1 on the scale of [0, 1]
+    assert psnr(truth + 1.0 + 7.0, truth + 1.0) == pytest.approx(100.0)  # clamped, as when it is saved
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_stage_runs_logs_and_stops_at_its_budget(model, pool, tmp_path):
+    from lumiply.training.run import run_stage
+
+    stage = AutoencoderStage(model.first_stage_model, Budget(3, warmup=1))
+    before = {name: value.clone() for name, value in stage.state_dict().items()}
+    run_stage(
+        stage,
+        PairDataset(pool, 2, seed=0, options=OPTIONS),
+        PairDataset(pool, 2, seed=1, options=OPTIONS, length=1),
+        out=tmp_path,
+        accelerator="cpu",
+        validate_every=2,
+    )
+    assert any(not torch.equal(before[name], value) for name, value in stage.state_dict().items())
+    logged = next(tmp_path.rglob("metrics.csv")).read_text()
+    assert "val/psnr" in logged
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_stage_whose_time_is_up_stops_at_once(model, pool, tmp_path):
+    from lumiply.training.run import run_stage
+
+    stage = AutoencoderStage(model.first_stage_model, Budget(10**9, seconds=1e-6))
+    data = PairDataset(pool, 2, seed=0, options=OPTIONS)
+    run_stage(stage, data, PairDataset(pool, 2, seed=1, length=1), out=tmp_path, accelerator="cpu")
+    assert stage.trainer.global_step <= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 
 from PIL import Image
@@ -64,8 +64,7 @@ class FakeEngine:
         info: EngineInfo = INFO,
         colors: Sequence[str] = COLORS,
     ) -> None:
-        self.info = info
-        self.colors = tuple(colors)
+        self.info = replace(info, colors=tuple(colors))
         self.manual = manual
         self.error: BaseException | None = None
         self.closed = False
@@ -88,7 +87,7 @@ class FakeEngine:
     ) -> Future[dict[str, Image.Image]]:
         if self.closed:
             raise EngineClosedError("closed")
-        if not set(colors) <= set(self.colors):
+        if not set(colors) <= set(self.info.colors):
             raise UserError("no adaptor is loaded for it")
         if self.queue_length >= self._queue_size:
             raise BusyError("대기열이 가득 찼습니다.")

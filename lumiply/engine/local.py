@@ -65,11 +65,6 @@ class LocalEngine:
         return self._info
 
     @property
-    def colors(self) -> tuple[str, ...]:
-        """The colours whose weights are loaded."""
-        return self._pipeline.palette.names
-
-    @property
     def queue_length(self) -> int:
         with self._lock:
             return len(self._open_jobs)

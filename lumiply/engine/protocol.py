@@ -9,6 +9,8 @@ from typing import Final, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
+from lumiply.colors import COLORS
+
 #: The seed of a request that names none. Any fixed number will do: the same photo then gives the same result.
 DEFAULT_SEED: Final = 42
 
@@ -51,6 +53,7 @@ class EngineInfo:
         precision: "float32", "float16" or "bfloat16".
         image_size: pixels on a side at which the model works.
         steps: denoising steps of a render that names none.
+        colors: what can be asked for: the seven, less those whose adaptor was not there.
     """
 
     model: str
@@ -60,6 +63,7 @@ class EngineInfo:
     precision: str
     image_size: int
     steps: int
+    colors: tuple[str, ...] = COLORS
 
 
 @runtime_checkable

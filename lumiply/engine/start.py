@@ -89,5 +89,6 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         precision=precision,
         image_size=pipeline.picture_size,
         steps=settings.steps or DEFAULT_STEPS[files.variant],
+        colors=pipeline.palette.names,
     )
     return LocalEngine(pipeline, info, queue_size=settings.queue_size)

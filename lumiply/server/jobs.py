@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from lumiply.colors import COLORS
 from lumiply.engine.protocol import Engine
 from lumiply.errors import CancelledError, EngineClosedError, RenderTimeoutError, ReplacedError
 from lumiply.images import encode_png, read_photo
@@ -96,7 +95,7 @@ class Jobs:
 
     def _recipe(self, engine: Engine, upload: bytes, color: str) -> Recipe:
         info = engine.info
-        loaded = tuple(getattr(engine, "colors", COLORS))  # fewer where adaptors are missing
+        loaded = info.colors  # fewer where adaptors are missing
         return Recipe(
             photo=hashlib.sha256(upload).hexdigest(),
             colors=loaded if color in loaded else (color,),  # alone, so that the engine can say why not

@@ -277,4 +277,4 @@ class AdaptorStage(DiffusionStage):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return float(loss.detach())

@@ -129,13 +129,15 @@ class Renderer:
 
     @cached_property
     def _optix(self) -> Any | None:
-        """The OptiX denoiser, or None where it is switched off or does not start."""
+        """The OptiX denoiser where it is asked for, or None.
+
+        It is not tried unasked: with a driver that lacks its data it ends the whole process, past any handler.
+        """
         mi: Any = self._mi
-        if self.denoise is False:
+        if not self.denoise:
             return None
         if not mi.variant().startswith("cuda"):
-            if self.denoise:
-                logger.warning("OptiX needs the CUDA variant, not %s: using the wavelet filter", mi.variant())
+            logger.warning("OptiX needs the CUDA variant, not %s: using the wavelet filter", mi.variant())
             return None
         try:
             return mi.OptixDenoiser(

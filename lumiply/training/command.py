@@ -26,6 +26,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--least-rooms", type=int, default=256, help="Wait for so many rooms before starting.")
 @click.option("--validation-rooms", type=int, default=64, help="Held-out rooms to load.")
 @click.option("--seed", type=int, default=0, help="Of the weights, the pairs and the noise.")
+@click.option("--least-timestep", type=click.IntRange(0, 999), default=0, help="Smallest timestep to train.")
 @click.option("--device", default="cuda", help="cuda or cpu.")
 @click.option("--precision", default="bf16-mixed", help="As Lightning names it; 32-true on a CPU.")
 def main(stages: tuple[str, ...], rooms: Path, validation: Path, out: Path, **options: object) -> None:
@@ -54,6 +55,7 @@ def main(stages: tuple[str, ...], rooms: Path, validation: Path, out: Path, **op
         least_rooms=int(str(options["least_rooms"])),
         validation_rooms=int(str(options["validation_rooms"])),
         seed=int(str(options["seed"])),
+        least_timestep=int(str(options["least_timestep"])),
         device=str(options["device"]),
         precision=str(options["precision"]),
     )

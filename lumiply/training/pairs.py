@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -41,6 +42,10 @@ class PairOptions:
         pasted: share of pairs whose photo shows the lamp pasted flat, as the product's client does it.
         opacity: range of the pasted lamp's opacity.
         strength: range of the lamp's strength.
+        crop: side of a random square, in pixels, that is kept of each batch; None keeps whole pictures.
+        recolor: share of rooms whose materials change colour, by exchanging the channels of every layer.
+        tint: standard deviation of the daylight's colour, in natural logarithms a channel.
+        zoom: every other batch shows a random square of at least this share of the picture's side, enlarged.
         flip: mirror left and right at random. Never up and down: rooms have floors.
     """
 
@@ -50,6 +55,10 @@ class PairOptions:
     opacity: tuple[float, float] = (0.75, 1.0)
     strength: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
+    crop: int | None = None
+    recolor: float = 0.5
+    tint: float = 0.2
+    zoom: float = 0.65
 
 
 def seven_colors(device: torch.device | str) -> Tensor:
@@ -123,6 +132,7 @@ def draw_pairs(
 
     colors = draw_colors(options, generator) if fixed_colors is None else fixed_colors
     which = torch.arange(batch, device=device) % len(colors)
+    layers = vary_colors(layers, options, generator)
     pair = compose(
         layers.ambient,
         layers.ambient_without_lamp,
@@ -140,4 +150,50 @@ def draw_pairs(
         mirrored = (uniform(0.0, 1.0) < 0.5)[:, None, None, None]
         off = torch.where(mirrored, off.flip(3), off)
         on = torch.where(mirrored, on.flip(3), on)
+    off, on = zoomed((off, on), options.zoom, generator)
+    if options.crop is not None and options.crop < off.shape[-1]:
+        top, left = (
+            int(torch.randint(side - options.crop + 1, (), generator=generator, device=device))
+            for side in off.shape[2:]
+        )
+        window = (..., slice(top, top + options.crop), slice(left, left + options.crop))
+        off, on = off[window].contiguous(), on[window].contiguous()
     return PairBatch(off, on, colors, which)
+
+
+def vary_colors(layers: LayerBatch, options: PairOptions, generator: torch.Generator) -> LayerBatch:
+    """Other materials and other daylight for the same rooms; both keep light additive, so pairs stay true."""
+    device, batch = layers.ambient.device, len(layers.ambient)
+    changed = torch.rand(batch, 1, generator=generator, device=device) < options.recolor
+    shuffled = torch.rand(batch, 3, generator=generator, device=device).argsort(dim=1)
+    order = torch.where(changed, shuffled, torch.arange(3, device=device))[:, :, None, None]
+    tint = (options.tint * torch.randn(batch, 3, generator=generator, device=device)).exp()[:, :, None, None]
+
+    def recolored(layer: Tensor) -> Tensor:
+        return layer.gather(1, order.expand_as(layer))
+
+    return LayerBatch(
+        ambient=recolored(layers.ambient) * tint,
+        ambient_without_lamp=recolored(layers.ambient_without_lamp) * tint,
+        lamp=recolored(layers.lamp),
+        lamp_alpha=layers.lamp_alpha,
+        lamp_flat=recolored(layers.lamp_flat),
+    )
+
+
+def zoomed(
+    pictures: tuple[Tensor, Tensor], least: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Both pictures, or, every other time, the same random square of them enlarged to their size."""
+    draw = torch.rand(4, generator=generator, device=generator.device).tolist()
+    if draw[0] < 0.5:
+        return pictures
+    size = pictures[0].shape[-1]
+    side = round(size * (least + (1.0 - least) * draw[1]))
+    top, left = (round((size - side) * share) for share in draw[2:])
+
+    def enlarged(picture: Tensor) -> Tensor:
+        part = picture[:, :, top : top + side, left : left + side]
+        return F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
+
+    return enlarged(pictures[0]), enlarged(pictures[1])

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from lumiply.training.pairs import PairDataset
+from lumiply.training.precision import norms_keep_precision
 from lumiply.training.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -67,16 +68,17 @@ def run_stage(
     out: Path,
     accelerator: str = "auto",
     precision: str = "32-true",
-    ema_decay: float | None = 0.999,
+    ema_decay: float | None = None,
     validate_every: int = 1000,
     callbacks: tuple[Callback, ...] = (),
 ) -> None:
-    """Train `stage` on its budget; its module then holds the averaged weights.
+    """Train `stage` on its budget; with `ema_decay` its module then holds the averaged weights.
 
     Args:
         out: folder for the CSV log of losses.
         precision: as Lightning names it, "bf16-mixed" on a recent GPU.
-        ema_decay: of the averaged weights; None keeps the plain ones.
+        ema_decay: of the averaged weights; None keeps the plain ones, which suits runs that are short beside
+            the 1 / (1 - ema_decay) steps that the average looks back.
     """
     averaging = [] if ema_decay is None else [EMAWeightAveraging(decay=ema_decay)]
     trainer = pl.Trainer(
@@ -95,4 +97,5 @@ def run_stage(
         enable_model_summary=False,
         log_every_n_steps=50,
     )
-    trainer.fit(stage, batches(train), batches(validation))
+    with norms_keep_precision():
+        trainer.fit(stage, batches(train), batches(validation))

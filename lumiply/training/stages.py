@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cldm import Conditions, ControlLDM
+from ldm.autoencoder import DiagonalGaussian
 from ldm.sampling import sample_ddim
 from lumiply.synth.compose import srgb_encode
 from lumiply.training.pairs import PairBatch
@@ -35,7 +36,7 @@ class Budget:
 
     steps: int
     seconds: float = math.inf
-    warmup: int = 300
+    warmup: int = 100
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.seconds <= 0 or self.warmup < 1:
@@ -80,10 +81,7 @@ class Stage(pl.LightningModule):
         return None
 
     def configure_optimizers(self) -> Any:
-        fused = self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(
-            self.trained(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
-        )
+        optimizer = torch.optim.AdamW(self.trained(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.budget.learning_rate_factor(step, self.elapsed())
         )
@@ -100,18 +98,22 @@ class AutoencoderStage(Stage):
         *,
         learning_rate: float = 1e-3,
         kl_weight: float = 2e-3,
+        scale_factor: float = 0.18215,
     ) -> None:
-        """`kl_weight` is per latent element, against a mean absolute error per pixel channel."""
+        """`kl_weight` is per element of the scaled latent, against a mean absolute error per pixel channel."""
         super().__init__(budget, learning_rate)
         self.autoencoder = autoencoder
-        self.kl_weight = kl_weight
+        self.kl_weight, self.scale_factor = kl_weight, scale_factor
 
     def reconstruct(self, batch: PairBatch, sample: bool) -> tuple[Tensor, Tensor]:
         """Pictures in [-1, 1] and the KL divergence per latent element (scalar)."""
         posterior = self.autoencoder.encode(2 * batch.on - 1)
         features = self.autoencoder.bypass_features(2 * batch.off - 1)
         z = posterior.sample(torch.randn_like(posterior.mean)) if sample else posterior.mean
-        kl = posterior.kl().sum() / posterior.mean.numel()
+        scaled = DiagonalGaussian(
+            posterior.mean * self.scale_factor, posterior.log_variance + 2 * math.log(self.scale_factor)
+        )
+        kl = scaled.kl().sum() / posterior.mean.numel()
         return self.autoencoder.decode(z, features), kl
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
@@ -158,9 +160,12 @@ def whiten_latents(autoencoder: BypassAutoencoder, batches: Sequence[PairBatch],
 class DiffusionStage(Stage):
     """The v-prediction loss; subclasses say where the light comes from."""
 
-    def __init__(self, model: ControlLDM, budget: Budget, learning_rate: float) -> None:
+    def __init__(
+        self, model: ControlLDM, budget: Budget, learning_rate: float, least_timestep: int = 0
+    ) -> None:
+        """Timesteps are drawn from [least_timestep, 1000); renders of few steps depend on the last ones alone."""
         super().__init__(budget, learning_rate)
-        self.model = model
+        self.model, self.least_timestep = model, least_timestep
         model.first_stage_model.requires_grad_(False)
         model.cond_stage_model.requires_grad_(
             False
@@ -184,7 +189,7 @@ class DiffusionStage(Stage):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         x0 = self.latents(batch)
         schedule = self.model.schedule
-        t = torch.randint(schedule.timesteps, (len(x0),), device=x0.device)
+        t = torch.randint(self.least_timestep, schedule.timesteps, (len(x0),), device=x0.device)
         noise = torch.randn_like(x0)
         v = self.model(schedule.add_noise(x0, noise, t), t, self.conditions(batch))
         loss = F.mse_loss(v.float(), schedule.v_target(x0, noise, t))
@@ -218,8 +223,10 @@ class BaseStage(DiffusionStage):
     So white light has the white reference that inference uses, and any other colour has a code as well.
     """
 
-    def __init__(self, model: ControlLDM, budget: Budget, *, learning_rate: float = 6e-4) -> None:
-        super().__init__(model, budget, learning_rate)
+    def __init__(
+        self, model: ControlLDM, budget: Budget, *, learning_rate: float = 6e-4, least_timestep: int = 0
+    ) -> None:
+        super().__init__(model, budget, learning_rate, least_timestep)
 
     def light(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         code, tokens = self.model.light(flat_references(batch.colors, self.model.params.picture_size))
@@ -235,10 +242,16 @@ class AdaptorStage(DiffusionStage):
     """One light encoder and one light decoder a colour learn; the reference is white; the model is frozen."""
 
     def __init__(
-        self, model: ControlLDM, colors: Tensor, budget: Budget, *, learning_rate: float = 3e-4
+        self,
+        model: ControlLDM,
+        colors: Tensor,
+        budget: Budget,
+        *,
+        learning_rate: float = 3e-4,
+        least_timestep: int = 0,
     ) -> None:
         """`colors` (k, 3) linear RGB: batches must come in these colours, in this order."""
-        super().__init__(model, budget, learning_rate)
+        super().__init__(model, budget, learning_rate, least_timestep)
         model.requires_grad_(False)
         prior = model.control_model.prior_extracter
         count = len(colors)

@@ -78,6 +78,10 @@ def test_an_unknown_variant_is_refused() -> None:
 @pytest.fixture(scope="module")
 def renderer() -> Renderer:
     pytest.importorskip("mitsuba")
+    try:
+        load_mitsuba("llvm_ad_rgb")
+    except RendererUnavailable as error:
+        pytest.skip(str(error))
     return Renderer("llvm_ad_rgb", size=32, samples=16, denoise=False)
 
 
@@ -145,8 +149,8 @@ def test_every_lamp_kind_lights_its_room(renderer: Renderer, kind: str) -> None:
     assert renderer.render(small).lamp.mean() > 1e-5
 
 
+@pytest.mark.usefixtures("renderer")
 def test_the_command_renders_a_folder_and_a_preview(tmp_path: Path) -> None:
-    pytest.importorskip("mitsuba")
     sheet = tmp_path / "sheet.png"
     arguments = (
         f"--out {tmp_path} --count 1 --size 16 --samples 4 --variant llvm_ad_rgb --preview {sheet}".split()

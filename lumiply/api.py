@@ -11,7 +11,8 @@ from typing import Any
 from lumiply.colors import BASE_COLOR, COLORS, require_color
 from lumiply.engine.protocol import DEFAULT_SEED, Engine, ProgressCallback
 from lumiply.errors import EngineClosedError
-from lumiply.images import encode_jpeg, read_photo, write_whole
+from lumiply.files import write_whole
+from lumiply.images import encode_jpeg, read_photo
 from lumiply.settings import Settings
 
 

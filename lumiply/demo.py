@@ -17,7 +17,8 @@ from lumiply.colors import COLORS
 from lumiply.commands.common import set_up_logging, setting_options, shown, stop_signals
 from lumiply.commands.serve import describe_engine, wait, wait_for_engine
 from lumiply.errors import UserError
-from lumiply.images import encode_jpeg, write_whole
+from lumiply.files import write_whole
+from lumiply.images import encode_jpeg
 from lumiply.server.service import Service
 from lumiply.server.slot import EngineSlot
 from lumiply.server.store import SHEET_NAME, JobStore

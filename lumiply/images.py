@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
-import tempfile
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -66,38 +64,6 @@ def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
     buffer = BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
     return buffer.getvalue()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that others may be reading: they see the old one, or the new one, never a part.
-
-    Writes beside, syncs, renames, syncs the folder. The folder must exist.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; the old file is then still there.
-    """
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in `folder` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _bytes_of(source: bytes | Path) -> bytes:

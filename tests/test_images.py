@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from lumiply.errors import ImageError, ImageTooLargeError
-from lumiply.images import encode_jpeg, encode_png, read_photo, write_whole
+from lumiply.files import write_whole
+from lumiply.images import encode_jpeg, encode_png, read_photo
 from tests.fakes import photo_bytes
 
 
@@ -139,7 +140,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lumiply.images.os.fsync", full)
+    monkeypatch.setattr("lumiply.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"

@@ -14,7 +14,8 @@ from lumiply.colors import LAMP_RGB
 from lumiply.evaluation import metrics
 from lumiply.evaluation.folder import FolderReport, Score, read_display
 from lumiply.evaluation.report import METRICS, By, Group, group, worst
-from lumiply.images import encode_png, write_whole
+from lumiply.files import write_whole
+from lumiply.images import encode_png
 from lumiply.sheet import contact_sheet
 
 if TYPE_CHECKING:

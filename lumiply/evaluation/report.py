@@ -14,7 +14,7 @@ import numpy as np
 
 from lumiply.colors import COLORS
 from lumiply.evaluation.folder import KINDS, OTHER_KIND, FolderReport, Score
-from lumiply.images import write_whole
+from lumiply.files import write_whole
 
 By = Literal["all", "kind", "color", "scene"]
 _EVERY_BY: Final[tuple[By, ...]] = ("all", "kind", "color", "scene")

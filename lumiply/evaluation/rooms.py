@@ -29,7 +29,7 @@ from lumiply.colors import BASE_COLOR, COLORS, LAMP_RGB
 from lumiply.engine.pipeline import Pipeline
 from lumiply.errors import LumiplyError, UserError
 from lumiply.evaluation import metrics
-from lumiply.images import write_whole
+from lumiply.files import write_whole
 from lumiply.synth.compose import LayerBatch, compose, normalise_layers, tone_curve
 from lumiply.synth.render import RoomLayers
 from lumiply.version import __version__

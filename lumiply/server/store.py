@@ -19,7 +19,8 @@ from werkzeug.security import safe_join
 
 from lumiply.colors import COLORS
 from lumiply.errors import InvalidJobIdError
-from lumiply.images import encode_jpeg, sync_folder, write_whole
+from lumiply.files import sync_folder, write_whole
+from lumiply.images import encode_jpeg
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lumiply.files import written_whole
 from lumiply.synth import scene as scenes
 from lumiply.synth.backend import load_mitsuba
 from lumiply.synth.denoise import denoise
@@ -58,16 +58,8 @@ class RoomLayers:
         arrays = {
             f.name: np.clip(getattr(self, f.name), 0, HALF_LIMIT).astype(np.float16) for f in fields(self)
         }
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with written_whole(target) as beside, beside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RoomLayers:

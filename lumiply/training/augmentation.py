@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from lumiply.colors import BASE_COLOR
 from lumiply.errors import ImageError, UserError
-from lumiply.images import encode_png, read_photo, sync_folder, write_whole
+from lumiply.files import sync_folder, write_whole
+from lumiply.images import encode_png, read_photo
 from lumiply.sheet import contact_sheet
 from lumiply.training.photos import MOST_MEGAPIXELS, ROOM_MARK, SPLITS, Scene, Skipped
 from lumiply.training.split import choose_validation

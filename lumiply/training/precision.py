@@ -24,7 +24,7 @@ def norms_keep_precision() -> Iterator[None]:
         with torch.autocast(x.device.type, enabled=False):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
-    nn.GroupNorm.forward = forward  # type: ignore[method-assign]
+    nn.GroupNorm.forward = forward  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -14,8 +14,9 @@ from torch import Tensor
 from cldm import ControlLDMParams, PriorExtractor
 from lumiply.colors import COLORS
 from lumiply.errors import WeightsError
+from lumiply.files import written_whole
 from lumiply.weights.check import ADAPTOR, require_kind, require_match
-from lumiply.weights.files import read_state, save_state, written_whole
+from lumiply.weights.files import read_state, save_state
 
 PARTS: Final = ("light_encoder", "light_decoder")
 #: Where both are there, the published form is taken.

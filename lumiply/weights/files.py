@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lumiply.errors import WeightsError
-from lumiply.images import sync_folder
+from lumiply.files import written_whole
 
 _AGAIN: Final = "Copy or download it again"
 
@@ -64,28 +61,6 @@ def save_state(
         seen.add(address)
     with written_whole(Path(path)) as beside:
         save_file(packed, beside, metadata={"format": "pt", **(metadata or {})})
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give the path of an empty file beside `path`; what stands in it afterwards takes the place of `path`.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; the old file is then still there.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def _read(path: Path) -> Any:

@@ -1,0 +1,53 @@
+"""Files that others may read are whole or absent: write beside, sync, rename (DESIGN.md, rule 7)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give the path of an empty file beside `path`; what stands in it afterwards takes the place of `path`.
+
+    Others see the old file, or the new one, never a part. The folder must exist.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the old file is then still there.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` to `path` as `written_whole` does.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the old file is then still there.
+    """
+    with written_whole(path) as beside:
+        beside.write_bytes(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

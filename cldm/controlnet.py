@@ -12,7 +12,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from cldm.intrinsics import IntrinsicsParams, PriorExtractor
-from ldm.attention import zero_init
+from ldm.layers import zero_init
 from ldm.unet import UNetEncoder, UNetParams
 
 

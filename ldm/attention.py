@@ -6,14 +6,11 @@ GLU Variants (arXiv 2002.05202) for GEGLU.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+from ldm.layers import zero_init
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False) -> Tensor:
@@ -113,11 +110,3 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
         return x + rearrange(self.proj_out(tokens), "b (h w) c -> b c h w", h=height)
-
-
-@torch.no_grad()
-def zero_init(module: ModuleT) -> ModuleT:
-    """Set every parameter of `module` to zero and return it."""
-    for parameter in module.parameters():
-        parameter.zero_()
-    return module

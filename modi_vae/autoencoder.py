@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.attention import zero_init
-from ldm.autoencoder import AutoencoderKL, AutoencoderParams, Decoder, DiagonalGaussian, Upsample
+from ldm.autoencoder import AutoencoderKL, AutoencoderParams, Decoder, DiagonalGaussian
+from ldm.layers import Upsample, zero_init
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,6 @@ class ControlLDM(nn.Module):
         self.first_stage_model = AutoencoderKL(params.first_stage)
         self.cond_stage_model = FrozenOpenCLIPEmbedder(params.text)
 
-    @property
-    def prior(self) -> nn.Module:
-        return self.control_model.prior_extracter
-
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """x (b, channels, h, w), t (b,) raw timesteps -> v (b, channels, h, w)."""
         control = self.control_model(x, conditions.hint_features, t, conditions.context)

@@ -58,11 +58,6 @@ class NoiseSchedule:
         signal, sigma = self.coefficients(t)
         return signal * noise - sigma * x0
 
-    def x0_from_v(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        """x0 = sqrt(a_t) x - sqrt(1 - a_t) v."""
-        signal, sigma = self.coefficients(t)
-        return signal * x - sigma * v
-
     def published_buffers(self) -> dict[str, Tensor]:
         """The derived numbers that published checkpoints store, under their names, each (timesteps,) float32."""
         betas, alphas = self.betas, 1.0 - self.betas

@@ -50,10 +50,6 @@ class Palette:
         """Colours of the seven that the palette lacks."""
         return tuple(color for color in COLORS if color not in self.names)
 
-    def to(self, device: torch.device | str) -> Palette:
-        """The same palette on another device."""
-        return Palette(self.names, self.codes.to(device), self.tokens.to(device))
-
 
 @torch.inference_mode()
 def build_palette(prior: PriorExtractor, adaptors: Mapping[str, Adaptor], picture_size: int) -> Palette:

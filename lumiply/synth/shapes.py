@@ -38,10 +38,6 @@ class Mesh:
         """The mesh rotated by `angle` radians about the x axis (y towards z)."""
         return self._rotated(_rotation(angle, 1, 2))
 
-    def leaned(self, angle: float) -> Mesh:
-        """The mesh rotated by `angle` radians about the y axis (z towards x)."""
-        return self._rotated(_rotation(angle, 2, 0))
-
     def _rotated(self, matrix: Floats) -> Mesh:
         return Mesh(self.positions @ matrix.T, self.normals @ matrix.T, self.texcoords, self.faces)
 

@@ -11,7 +11,15 @@ import torch
 from lumiply.colors import COLORS
 from lumiply.errors import UserError
 from lumiply.synth.compose import LAMP_TARGET, luminance
-from lumiply.training.pairs import PairDataset, PairOptions, draw_pairs, random_colors, seven_colors
+from lumiply.training.pairs import (
+    PairDataset,
+    PairOptions,
+    draw_pairs,
+    random_colors,
+    seven_colors,
+    vary_colors,
+    zoomed,
+)
 from lumiply.training.pool import RoomPool
 from tests.training.conftest import SIZE, made_up_room
 
@@ -100,3 +108,40 @@ def test_free_colours_have_a_full_component_and_no_light_is_negative():
     assert torch.allclose(colors.max(dim=1).values, torch.ones(500))
     assert float(colors.min()) >= 0 and float(colors.min()) < 0.05
     assert seven_colors("cpu").shape == (len(COLORS), 3)
+
+
+def test_exchanged_materials_and_tinted_daylight_leave_the_lamps_light_additive(pool):
+    layers = pool.layers(torch.arange(6))
+    varied = vary_colors(layers, PairOptions(recolor=1.0, tint=0.3), torch.Generator().manual_seed(1))
+    for name in ("lamp", "lamp_flat"):  # the same channels, in another order
+        before, after = getattr(layers, name), getattr(varied, name)
+        assert torch.equal(before.sort(dim=1).values, after.sort(dim=1).values)
+    ratio = varied.ambient / varied.ambient_without_lamp
+    expected = layers.ambient / layers.ambient_without_lamp
+    assert torch.allclose(ratio.mean(dim=1), expected.mean(dim=1), rtol=1e-3)  # both daylights, one tint
+    assert not torch.allclose(varied.ambient, layers.ambient)
+
+
+def test_without_recolouring_and_tint_rooms_stay_as_they_are(pool):
+    layers = pool.layers(torch.arange(6))
+    varied = vary_colors(layers, PairOptions(recolor=0.0, tint=0.0), torch.Generator().manual_seed(1))
+    assert torch.equal(varied.ambient, layers.ambient) and torch.equal(varied.lamp, layers.lamp)
+
+
+def test_zooming_shows_the_same_window_of_both_pictures():
+    picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = {zoomed((picture, 2 * picture), 0.5, torch.Generator().manual_seed(seed)) for seed in range(8)}
+    changed = [pair for pair in seen if not torch.equal(pair[0], picture)]
+    assert changed and len(changed) < 8
+    for first, second in changed:
+        assert first.shape == picture.shape
+        assert torch.allclose(2 * first, second)
+
+
+def test_crops_are_of_the_side_that_was_asked_for_and_aligned(pool):
+    layers = pool.layers(torch.arange(6))
+    options = PairOptions(pasted=0.0, crop=24, colors_per_batch=1, free_colors=0.0)
+    black = torch.zeros(1, 3)
+    batch = draw_pairs(layers, options, torch.Generator().manual_seed(3), fixed_colors=black)
+    assert batch.off.shape == batch.on.shape == (6, 3, 24, 24)
+    assert torch.equal(batch.off, batch.on)  # a black lamp adds nothing, where both show the same place

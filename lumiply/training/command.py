@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from lumiply.errors import LumiplyError
+from lumiply.synth.backend import RendererUnavailable
 
 DEFAULT_MINUTES = {"autoencoder": 5.0, "base": 9.0, "adaptors": 2.0}
 DEFAULT_STEPS = {"autoencoder": 6000, "base": 20000, "adaptors": 2000}
@@ -23,8 +24,15 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--minutes", type=float, help="Limit of each stage, in minutes.")
 @click.option("--steps", type=int, help="Limit of each stage, in optimiser steps.")
 @click.option("--batch", type=int, help="Pairs a step.")
-@click.option("--least-rooms", type=int, default=256, help="Wait for so many rooms before starting.")
+@click.option("--least-rooms", type=int, default=256, help="Rooms that training needs.")
+@click.option(
+    "--wait", type=click.FloatRange(0), default=0.0, help="Seconds to wait for them in a growing folder."
+)
 @click.option("--validation-rooms", type=int, default=64, help="Held-out rooms to load.")
+@click.option(
+    "--render", type=click.IntRange(0), default=0, help="Render so many rooms first, where missing."
+)
+@click.option("--render-samples", type=click.IntRange(1), default=32, help="Light paths a pixel of these.")
 @click.option("--seed", type=int, default=0, help="Of the weights, the pairs and the noise.")
 @click.option("--least-timestep", type=click.IntRange(0, 999), default=0, help="Smallest timestep to train.")
 @click.option("--device", default="cuda", help="cuda or cpu.")
@@ -34,7 +42,7 @@ def main(stages: tuple[str, ...], rooms: Path, validation: Path, out: Path, **op
 
     Each stage goes on from the weights that OUT holds.
     """
-    from lumiply.training.mini import STAGES, MiniPlan, MiniTraining
+    from lumiply.training.mini import STAGES, MiniPlan, MiniTraining, new_renderer, render_rooms
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -54,14 +62,18 @@ def main(stages: tuple[str, ...], rooms: Path, validation: Path, out: Path, **op
         batch=whole("batch", DEFAULT_BATCH),
         least_rooms=int(str(options["least_rooms"])),
         validation_rooms=int(str(options["validation_rooms"])),
+        wait=float(str(options["wait"])),
         seed=int(str(options["seed"])),
         least_timestep=int(str(options["least_timestep"])),
         device=str(options["device"]),
         precision=str(options["precision"]),
     )
     try:
+        if options["render"]:
+            samples = int(str(options["render_samples"]))
+            render_rooms(plan, int(str(options["render"])), lambda: new_renderer(plan, samples))
         training = MiniTraining(plan)
         for stage in stages or STAGES:
             getattr(training, stage)()
-    except LumiplyError as error:
+    except (LumiplyError, RendererUnavailable) as error:
         raise click.ClickException(str(error)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,8 @@ from torch import Tensor
 from cldm import ControlLDM
 from lumiply.colors import BASE_COLOR, COLORS
 from lumiply.config import config_path, load_config
+from lumiply.synth.render import Renderer
+from lumiply.synth.stream import RendersRooms, render_to_folder
 from lumiply.training.pairs import PairBatch, PairDataset, PairOptions, draw_pairs, seven_colors
 from lumiply.training.pool import RoomPool
 from lumiply.training.run import SaveEvery, run_stage
@@ -54,11 +56,29 @@ class MiniPlan:
     least_rooms: int = 256
     most_rooms: int = 12000
     validation_rooms: int = 64
-    wait: float = 600.0
+    wait: float = 0.0
     seed: int = 0
     least_timestep: int = 0
     device: str = "cuda"
     precision: str = "bf16-mixed"
+
+
+def new_renderer(plan: MiniPlan, samples: int) -> Renderer:
+    """A renderer of rooms of the mini model's size; it starts Mitsuba when it renders first."""
+    return Renderer(size=load_config(config_path("mini")).picture_size, samples=samples)
+
+
+def render_rooms(plan: MiniPlan, count: int, make_renderer: Callable[[], RendersRooms]) -> None:
+    """Render `count` training rooms and the validation rooms into the plan's folders, where they are missing.
+
+    Before training rather than beside it: on a GPU without ray-tracing cores each takes the other's share.
+
+    Raises:
+        RendererUnavailable: Mitsuba is missing or does not start here.
+    """
+    renderer = make_renderer()
+    render_to_folder(plan.validation, range(plan.validation_rooms), "validation", renderer)
+    render_to_folder(plan.rooms, range(count), "train", renderer)
 
 
 class MiniTraining:

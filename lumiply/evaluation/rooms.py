@@ -286,16 +286,16 @@ def _device_name(device: torch.device) -> str:
 )
 @click.option("--device", default="cpu")
 @click.option("--precision", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32")
-@click.option("--steps", type=click.IntRange(1, 1000), default=20)
+@click.option("--steps", type=click.IntRange(1, 1000), help="Denoising steps.  [default: the model's own]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the noise.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the figures there.")
 @click.option("--examples", type=click.Path(path_type=Path), help="Also write a picture of the first rooms.")
 def main(
-    rooms: Path, count: int, weights: Path, device: str, precision: str, steps: int, seed: int,
+    rooms: Path, count: int, weights: Path, device: str, precision: str, steps: int | None, seed: int,
     json_path: Path | None, examples: Path | None,
 ) -> None:  # fmt: skip
     """Relight rendered ROOMS of the test split with the mini model and print the scores of each colour."""
-    from lumiply.engine.start import load_pipeline
+    from lumiply.engine.start import DEFAULT_STEPS, load_pipeline
     from lumiply.weights import find_weights
 
     logging.basicConfig(level=logging.INFO)
@@ -305,6 +305,7 @@ def main(
             raise UserError(f"{rooms} holds {len(files)} rooms, {count} were asked for")
         chosen = find_weights(weights, Path("adaptors"), "mini")
         pipeline = load_pipeline(chosen, device=device, dtype=getattr(torch, precision))
+        steps = steps or DEFAULT_STEPS[chosen.variant]
         started = time.monotonic()
         scores = evaluate(pipeline, files, steps=steps, seed=seed, examples=examples)
     except (LumiplyError, ValueError) as error:

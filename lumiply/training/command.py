@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,9 +22,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--rooms", type=FOLDER, required=True, help="Rendered rooms to train on (lumiply synth).")
 @click.option("--validation", type=FOLDER, required=True, help="Rendered rooms that training never sees.")
 @click.option("--out", type=FOLDER, default=Path("runs/mini"), help="Where weights and logs go.")
-@click.option("--minutes", type=float, help="Limit of each stage, in minutes.")
-@click.option("--steps", type=int, help="Limit of each stage, in optimiser steps.")
-@click.option("--batch", type=int, help="Pairs a step.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Limit of each stage, in minutes.")
+@click.option("--steps", type=click.IntRange(1), help="Limit of each stage, in optimiser steps.")
+@click.option("--batch", type=click.IntRange(1), help="Pairs a step.")
 @click.option("--least-rooms", type=int, default=256, help="Rooms that training needs.")
 @click.option(
     "--wait", type=click.FloatRange(0), default=0.0, help="Seconds to wait for them in a growing folder."
@@ -37,7 +38,18 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--least-timestep", type=click.IntRange(0, 999), default=0, help="Smallest timestep to train.")
 @click.option("--device", default="cuda", help="cuda or cpu.")
 @click.option("--precision", default="bf16-mixed", help="As Lightning names it; 32-true on a CPU.")
-def main(stages: tuple[str, ...], rooms: Path, validation: Path, out: Path, **options: object) -> None:
+def main(
+    stages: tuple[str, ...],
+    rooms: Path,
+    validation: Path,
+    out: Path,
+    minutes: float | None,
+    steps: int | None,
+    batch: int | None,
+    render: int,
+    render_samples: int,
+    **plan_options: Any,
+) -> None:
     """Train STAGES (all three by default, in this order: autoencoder, base, adaptors).
 
     Each stage goes on from the weights that OUT holds.
@@ -45,33 +57,18 @@ def main(stages: tuple[str, ...], rooms: Path, validation: Path, out: Path, **op
     from lumiply.training.mini import STAGES, MiniPlan, MiniTraining, new_renderer, render_rooms
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-
-    def per_stage(name: str, default: dict[str, float] | dict[str, int]) -> dict[str, float]:
-        value = options[name]
-        return dict(default) if value is None else dict.fromkeys(STAGES, float(str(value)))
-
-    def whole(name: str, default: dict[str, int]) -> dict[str, int]:
-        return {stage: int(value) for stage, value in per_stage(name, default).items()}
-
     plan = MiniPlan(
         rooms=rooms,
         validation=validation,
         out=out,
-        minutes=per_stage("minutes", DEFAULT_MINUTES),
-        steps=whole("steps", DEFAULT_STEPS),
-        batch=whole("batch", DEFAULT_BATCH),
-        least_rooms=int(str(options["least_rooms"])),
-        validation_rooms=int(str(options["validation_rooms"])),
-        wait=float(str(options["wait"])),
-        seed=int(str(options["seed"])),
-        least_timestep=int(str(options["least_timestep"])),
-        device=str(options["device"]),
-        precision=str(options["precision"]),
+        minutes=DEFAULT_MINUTES if minutes is None else dict.fromkeys(STAGES, minutes),
+        steps=DEFAULT_STEPS if steps is None else dict.fromkeys(STAGES, steps),
+        batch=DEFAULT_BATCH if batch is None else dict.fromkeys(STAGES, batch),
+        **plan_options,
     )
     try:
-        if options["render"]:
-            samples = int(str(options["render_samples"]))
-            render_rooms(plan, int(str(options["render"])), lambda: new_renderer(plan, samples))
+        if render:
+            render_rooms(plan, render, lambda: new_renderer(plan, render_samples))
         training = MiniTraining(plan)
         for stage in stages or STAGES:
             getattr(training, stage)()

@@ -1,4 +1,4 @@
-"""Running a stage: Lightning's trainer, averaged weights, and model files written as training goes."""
+"""Running a stage: Lightning's trainer, and model files written as training goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
@@ -68,19 +68,15 @@ def run_stage(
     out: Path,
     accelerator: str = "auto",
     precision: str = "32-true",
-    ema_decay: float | None = None,
     validate_every: int = 1000,
     callbacks: tuple[Callback, ...] = (),
 ) -> None:
-    """Train `stage` on its budget; with `ema_decay` its module then holds the averaged weights.
+    """Train `stage` on its budget.
 
     Args:
         out: folder for the CSV log of losses.
         precision: as Lightning names it, "bf16-mixed" on a recent GPU.
-        ema_decay: of the averaged weights; None keeps the plain ones, which suits runs that are short beside
-            the 1 / (1 - ema_decay) steps that the average looks back.
     """
-    averaging = [] if ema_decay is None else [EMAWeightAveraging(decay=ema_decay)]
     trainer = pl.Trainer(
         max_steps=stage.budget.steps,
         accelerator=accelerator,
@@ -88,7 +84,7 @@ def run_stage(
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=1.0,
         logger=CSVLogger(out, name=type(stage).__name__),
-        callbacks=[Report(every=200), *averaging, *callbacks],
+        callbacks=[Report(every=200), *callbacks],
         val_check_interval=validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,

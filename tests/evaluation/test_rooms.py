@@ -114,7 +114,7 @@ def test_every_row_of_the_table_has_a_cell_a_column() -> None:
 
 @pytest.fixture
 def nano_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = SimpleNamespace(describe=lambda: "made-up weights", fingerprint=lambda: "0123")
+    weights = SimpleNamespace(variant="mini", describe=lambda: "made-up weights", fingerprint=lambda: "0123")
     monkeypatch.setattr("lumiply.weights.find_weights", lambda *asked: weights)
     monkeypatch.setattr("lumiply.engine.start.load_pipeline", lambda files, **options: nano_pipeline())
 

@@ -11,14 +11,14 @@ import click
 from lumiply.errors import LumiplyError
 from lumiply.synth.backend import RendererUnavailable
 
-DEFAULT_MINUTES = {"autoencoder": 5.0, "base": 9.0, "adaptors": 2.0}
-DEFAULT_STEPS = {"autoencoder": 6000, "base": 20000, "adaptors": 2000}
-DEFAULT_BATCH = {"autoencoder": 64, "base": 128, "adaptors": 96}
+DEFAULT_MINUTES = {"autoencoder": 5.0, "base": 5.0, "refine": 13.5, "adaptors": 1.2}
+DEFAULT_STEPS = {"autoencoder": 6000, "base": 40000, "refine": 40000, "adaptors": 2000}
+DEFAULT_BATCH = {"autoencoder": 64, "base": 64, "refine": 64, "adaptors": 60}
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.argument("stages", nargs=-1, type=click.Choice(["autoencoder", "base", "adaptors"]))
+@click.argument("stages", nargs=-1, type=click.Choice(["autoencoder", "base", "refine", "adaptors"]))
 @click.option("--rooms", type=FOLDER, required=True, help="Rendered rooms to train on (lumiply synth).")
 @click.option("--validation", type=FOLDER, required=True, help="Rendered rooms that training never sees.")
 @click.option("--out", type=FOLDER, default=Path("runs/mini"), help="Where weights and logs go.")
@@ -35,7 +35,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--render-samples", type=click.IntRange(1), default=32, help="Light paths a pixel of these.")
 @click.option("--seed", type=int, default=0, help="Of the weights, the pairs and the noise.")
-@click.option("--least-timestep", type=click.IntRange(0, 999), default=0, help="Smallest timestep to train.")
+@click.option(
+    "--compile/--eager", "compiled", default=False, help="Fuse the diffusion stages (GPU, minutes)."
+)
 @click.option("--device", default="cuda", help="cuda or cpu.")
 @click.option("--precision", default="bf16-mixed", help="As Lightning names it; 32-true on a CPU.")
 def main(
@@ -50,7 +52,7 @@ def main(
     render_samples: int,
     **plan_options: Any,
 ) -> None:
-    """Train STAGES (all three by default, in this order: autoencoder, base, adaptors).
+    """Train STAGES (all of them by default, in this order: autoencoder, base, refine, adaptors).
 
     Each stage goes on from the weights that OUT holds.
     """

@@ -1,4 +1,4 @@
-"""Training the embedded mini model from nothing: autoencoder, base model, adaptors, in this order."""
+"""Training the embedded mini model from nothing: autoencoder, base model, refinement, adaptors, in this order."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ from lumiply.synth.stream import RendersRooms, render_to_folder
 from lumiply.training.pairs import PairBatch, PairDataset, PairOptions, draw_pairs, seven_colors
 from lumiply.training.pool import RoomPool
 from lumiply.training.run import SaveEvery, run_stage
-from lumiply.training.stages import AdaptorStage, AutoencoderStage, BaseStage, Budget, Stage, whiten_latents
+from lumiply.training.stages import (
+    AdaptorStage,
+    AutoencoderStage,
+    BaseStage,
+    Budget,
+    Objective,
+    Stage,
+    whiten_latents,
+)
 from lumiply.weights import Adaptor, read_state, save_adaptor, save_state
 from modi_vae import BypassAutoencoder
 
 log = logging.getLogger(__name__)
 
-STAGES: Final = ("autoencoder", "base", "adaptors")
+STAGES: Final = ("autoencoder", "base", "refine", "adaptors")
 MODEL_FILE: Final = "lumiply_mini.safetensors"
 VALIDATION_SEED: Final = 7
 #: Share of the autoencoder's budget that is spent on crops.
@@ -44,7 +52,7 @@ class MiniPlan:
         out: folder that receives the weights and the logs; a stage starts from what is there.
         minutes: limit of each stage; steps: likewise.
         wait: seconds to wait for the first rooms.
-        least_timestep: smallest timestep that the diffusion stages train.
+        compiled: let torch.compile fuse the diffusion stages; worth it for runs of more than a few minutes.
     """
 
     rooms: Path
@@ -58,7 +66,7 @@ class MiniPlan:
     validation_rooms: int = 64
     wait: float = 0.0
     seed: int = 0
-    least_timestep: int = 0
+    compiled: bool = False
     device: str = "cuda"
     precision: str = "bf16-mixed"
 
@@ -126,9 +134,16 @@ class MiniTraining:
         self.save_model()
 
     def base(self) -> None:
-        """Train everything but the first stage."""
-        stage = BaseStage(self.model, self.budget("base"), least_timestep=self.plan.least_timestep)
-        self.fit(stage, "base", PairOptions())
+        """Train everything but the first stage to predict lit latents."""
+        objective = Objective(last_share=0.5, compiled=self.plan.compiled)
+        self.fit(BaseStage(self.model, self.budget("base"), objective=objective), "base", PairOptions())
+        self.save_model()
+
+    def refine(self) -> None:
+        """Train everything but the first stage's encoder on the pictures that come out."""
+        objective = Objective(pictures=True, last_share=0.875, compiled=self.plan.compiled)
+        stage = BaseStage(self.model, self.budget("refine"), learning_rate=5e-4, objective=objective)
+        self.fit(stage, "refine", PairOptions())
         self.save_model()
 
     def adaptors(self) -> None:
@@ -136,10 +151,10 @@ class MiniTraining:
         names = [color for color in COLORS if color != BASE_COLOR]
         colors = seven_colors(self.plan.device)[[COLORS.index(name) for name in names]]
         self.model.to(self.plan.device)
-        stage = AdaptorStage(
-            self.model, colors, self.budget("adaptors"), least_timestep=self.plan.least_timestep
-        ).to(self.plan.device)
-        log.info("adaptors start at an imitation loss of %.2e", stage.imitate_base(300))
+        objective = Objective(pictures=True, last_share=1.0, compiled=self.plan.compiled)
+        stage = AdaptorStage(self.model, colors, self.budget("adaptors"), objective=objective)
+        stage.to(self.plan.device)
+        log.info("adaptors start at an imitation loss of %.2e", stage.imitate_base(1000))
         self.fit(stage, "adaptors", PairOptions(colors_per_batch=len(names), free_colors=0.0), fixed=colors)
         for name, encoder, decoder in zip(names, stage.encoders, stage.decoders, strict=True):
             adaptor = Adaptor(half(encoder.state_dict()), half(decoder.state_dict()))

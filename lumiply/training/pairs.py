@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -45,20 +44,18 @@ class PairOptions:
         crop: side of a random square, in pixels, that is kept of each batch; None keeps whole pictures.
         recolor: share of rooms whose materials change colour, by exchanging the channels of every layer.
         tint: standard deviation of the daylight's colour, in natural logarithms a channel.
-        zoom: every other batch shows a random square of at least this share of the picture's side, enlarged.
         flip: mirror left and right at random. Never up and down: rooms have floors.
     """
 
-    colors_per_batch: int = 16
-    free_colors: float = 0.4
-    pasted: float = 0.4
+    colors_per_batch: int = 8
+    free_colors: float = 0.25
+    pasted: float = 0.5
     opacity: tuple[float, float] = (0.75, 1.0)
     strength: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
     crop: int | None = None
     recolor: float = 0.5
     tint: float = 0.2
-    zoom: float = 0.65
 
 
 def seven_colors(device: torch.device | str) -> Tensor:
@@ -150,7 +147,6 @@ def draw_pairs(
         mirrored = (uniform(0.0, 1.0) < 0.5)[:, None, None, None]
         off = torch.where(mirrored, off.flip(3), off)
         on = torch.where(mirrored, on.flip(3), on)
-    off, on = zoomed((off, on), options.zoom, generator)
     if options.crop is not None and options.crop < off.shape[-1]:
         top, left = (
             int(torch.randint(side - options.crop + 1, (), generator=generator, device=device))
@@ -179,21 +175,3 @@ def vary_colors(layers: LayerBatch, options: PairOptions, generator: torch.Gener
         lamp_alpha=layers.lamp_alpha,
         lamp_flat=recolored(layers.lamp_flat),
     )
-
-
-def zoomed(
-    pictures: tuple[Tensor, Tensor], least: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Both pictures, or, every other time, the same random square of them enlarged to their size."""
-    draw = torch.rand(4, generator=generator, device=generator.device).tolist()
-    if draw[0] < 0.5:
-        return pictures
-    size = pictures[0].shape[-1]
-    side = round(size * (least + (1.0 - least) * draw[1]))
-    top, left = (round((size - side) * share) for share in draw[2:])
-
-    def enlarged(picture: Tensor) -> Tensor:
-        part = picture[:, :, top : top + side, left : left + side]
-        return F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
-
-    return enlarged(pictures[0]), enlarged(pictures[1])

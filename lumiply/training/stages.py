@@ -1,7 +1,8 @@
 """What each training stage learns, as Lightning modules: the autoencoder, the base model, the adaptors.
 
 Sources: KL autoencoder, LDM (arXiv 2112.10752), section 3.1; bypass decoder, QuadPrior (arXiv 2403.12933),
-section 3.4; v-prediction loss, arXiv 2202.00512; LumiNet (arXiv 2412.00177), section 3.
+section 3.4; v-prediction loss, arXiv 2202.00512; LumiNet (arXiv 2412.00177), section 3; training a one-step
+render end to end, arXiv 2409.11355.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from cldm import Conditions, ControlLDM
 from ldm.autoencoder import DiagonalGaussian
 from ldm.sampling import sample_ddim
-from lumiply.synth.compose import srgb_encode
+from lumiply.synth.compose import LUMINANCE_WEIGHTS, srgb_encode
 from lumiply.training.pairs import PairBatch
 from modi_vae import BypassAutoencoder
+
+#: Mean squared error below which `picture_loss` gains little more (40 dB).
+LEAST_SQUARED_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,14 @@ class Stage(pl.LightningModule):
     def trained(self) -> Iterator[nn.Parameter]:
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
-    def on_train_start(self) -> None:
-        self.started = time.monotonic()
+    def on_train_batch_end(self, *rest: Any) -> None:
+        if math.isnan(self.started):
+            self.started = time.monotonic()
+        if self.elapsed() > self.budget.seconds:
+            self.trainer.should_stop = True
 
     def elapsed(self) -> float:
-        """Seconds since training began."""
+        """Seconds since the first step ended: what compiles or loads before does not count."""
         return 0.0 if math.isnan(self.started) else time.monotonic() - self.started
 
     def transfer_batch_to_device(
@@ -74,11 +82,6 @@ class Stage(pl.LightningModule):
     ) -> PairBatch:
         """Batches are made on the device that trains."""
         return batch
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
-        if self.elapsed() > self.budget.seconds:
-            self.trainer.should_stop = True
-        return None
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.trained(), lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -157,55 +160,121 @@ def whiten_latents(autoencoder: BypassAutoencoder, batches: Sequence[PairBatch],
     quant.bias[channels:] += 2 * gain.log()
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What a diffusion stage is trained for.
+
+    Attributes:
+        pictures: compare pictures, decoded after one sampler step from a pair's timestep, rather than v. So all that
+            turns a photo into its relit picture learns from what people see (arXiv 2409.11355), the decoder included.
+        last_share: share of the pairs that start from pure noise at the last timestep, as a render does; the
+            others get timesteps in [0, timesteps), so that renders of many steps stay meaningful.
+        compiled: let torch.compile fuse the model's evaluation.
+    """
+
+    pictures: bool = False
+    last_share: float = 0.5
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.last_share <= 1.0:
+            raise ValueError(f"last_share is a share between 0 and 1, got {self.last_share}")
+
+
 class DiffusionStage(Stage):
-    """The v-prediction loss; subclasses say where the light comes from."""
+    """Lit latents or lit pictures from noise; subclasses say where the light comes from."""
 
     def __init__(
-        self, model: ControlLDM, budget: Budget, learning_rate: float, least_timestep: int = 0
+        self, model: ControlLDM, budget: Budget, learning_rate: float, objective: Objective | None = None
     ) -> None:
-        """Timesteps are drawn from [least_timestep, 1000); renders of few steps depend on the last ones alone."""
         super().__init__(budget, learning_rate)
-        self.model, self.least_timestep = model, least_timestep
+        self.model, self.objective = model, objective or Objective()
         model.first_stage_model.requires_grad_(False)
-        model.cond_stage_model.requires_grad_(
-            False
-        )  # one constant context: nothing to learn that tokens cannot
+        model.cond_stage_model.requires_grad_(False)  # one constant context: tokens can learn as much
+        compiled = self.objective.compiled
+        self.fast_v = torch.compile(self.predict_v, dynamic=False) if compiled else self.predict_v
+        self.fast_decode = torch.compile(self.decode, dynamic=False) if compiled else self.decode
+        self.fast_latents = torch.compile(self.latents, dynamic=False) if compiled else self.latents
+        self.fast_light = torch.compile(model.light, dynamic=False) if compiled else model.light
+
+    @property
+    def first_stage(self) -> BypassAutoencoder:
+        first_stage = self.model.first_stage_model
+        assert isinstance(first_stage, BypassAutoencoder)
+        return first_stage
 
     def light(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Codes (b, light_code) and tokens (b, light_tokens, context_dim) of the batch's pairs."""
         raise NotImplementedError
 
-    def conditions(self, batch: PairBatch) -> Conditions:
-        intrinsic = self.model.control_model.prior_extracter.model_latents.intrinsic(batch.off)
-        code, tokens = self.light(batch)
+    def conditions(self, off: Tensor, code: Tensor, tokens: Tensor) -> Conditions:
+        intrinsic = self.model.control_model.prior_extracter.model_latents.intrinsic(off)
         return self.model.conditions(self.model.cond_stage_model(), intrinsic, code, tokens)
 
+    def predict_v(self, x: Tensor, t: Tensor, off: Tensor, code: Tensor, tokens: Tensor) -> Tensor:
+        return self.model(x, t, self.conditions(off, code, tokens)).float()
+
+    def decode(self, z: Tensor, off: Tensor) -> Tensor:
+        """Scaled latents and photos -> pictures, both in [0, 1], the pictures not clamped."""
+        features = self.first_stage.bypass_features(2 * off - 1)
+        return (self.model.decode_first_stage(z, features).float() + 1) / 2
+
     @torch.no_grad()
-    def latents(self, batch: PairBatch) -> Tensor:
-        """Scaled latents of the lit pictures, sampled from the posterior."""
-        posterior = self.model.first_stage_model.encode(2 * batch.on - 1)
+    def latents(self, on: Tensor) -> Tensor:
+        """Scaled latents of lit pictures, sampled from the posterior."""
+        posterior = self.first_stage.encode(2 * on - 1)
         return self.model.params.scale_factor * posterior.sample(torch.randn_like(posterior.mean)).float()
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        x0 = self.latents(batch)
-        schedule = self.model.schedule
-        t = torch.randint(self.least_timestep, schedule.timesteps, (len(x0),), device=x0.device)
-        noise = torch.randn_like(x0)
-        v = self.model(schedule.add_noise(x0, noise, t), t, self.conditions(batch))
-        loss = F.mse_loss(v.float(), schedule.v_target(x0, noise, t))
-        self.log("train/v_mse", loss)
+        loss = self.picture_step(batch) if self.objective.pictures else self.latent_step(batch)
+        self.log("train/loss", loss)
         return loss
 
+    def latent_step(self, batch: PairBatch) -> Tensor:
+        """MSE against v of the lit latents."""
+        x0 = self.fast_latents(batch.on)
+        noise = torch.randn_like(x0)
+        x, t = self.noisy(x0, noise)
+        v = self.fast_v(x, t, batch.off, *self.light(batch))
+        return F.mse_loss(v, self.model.schedule.v_target(x0, noise, t))
+
+    def picture_step(self, batch: PairBatch) -> Tensor:
+        """`picture_loss` of what one sampler step makes of each pair."""
+        count = len(batch.off)
+        others = count - round(count * self.objective.last_share)
+        x = torch.randn(count, *self.latent_shape(), device=self.device)
+        t = torch.full((count,), self.model.schedule.timesteps - 1, device=self.device)
+        if others:
+            x0 = self.fast_latents(batch.on[:others])
+            some, some_t = self.noisy(x0, x[:others], last_share=0.0)
+            x, t = torch.cat([some, x[others:]]), torch.cat([some_t, t[others:]])
+        v = self.fast_v(x, t, batch.off, *self.light(batch))
+        picture = self.fast_decode(self.finish(x, v, t), batch.off)
+        return picture_loss(picture, batch.on)
+
+    def noisy(self, x0: Tensor, noise: Tensor, last_share: float | None = None) -> tuple[Tensor, Tensor]:
+        """Noisy latents and their timesteps; `last_share` of them are nothing but noise."""
+        schedule, count = self.model.schedule, len(x0)
+        share = self.objective.last_share if last_share is None else last_share
+        t = torch.randint(schedule.timesteps, (count,), device=x0.device)
+        is_last = torch.arange(count, device=x0.device) < round(count * share)
+        t = torch.where(is_last, schedule.timesteps - 1, t)
+        x = torch.where(is_last.view(-1, 1, 1, 1), noise, schedule.add_noise(x0, noise, t))
+        return x, t
+
+    def finish(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        """One DDIM step from t to the end, as the sampler takes its last."""
+        schedule = self.model.schedule
+        signal, sigma = schedule.coefficients(t)
+        end_signal, end_sigma = schedule.coefficients(torch.zeros_like(t))
+        return end_signal * (signal * x - sigma * v) + end_sigma * (signal * v + sigma * x)
+
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """PSNR of pictures drawn by the real sampler, beside that of the unlit photo."""
-        conditions = self.conditions(batch)
-        noise = torch.randn(batch.off.shape[0], *self.latent_shape(), device=self.device)
-        z = sample_ddim(lambda x, t: self.model(x, t, conditions), noise, self.model.schedule, 20)
-        first_stage = self.model.first_stage_model
-        assert isinstance(first_stage, BypassAutoencoder)
-        features = first_stage.bypass_features(2 * batch.off - 1)
-        picture = self.model.decode_first_stage(z, features)
-        truth = 2 * batch.on - 1
+        """PSNR of pictures drawn by the real sampler in one step, beside that of the unlit photo."""
+        conditions = self.conditions(batch.off, *self.light(batch))
+        noise = torch.randn(len(batch.off), *self.latent_shape(), device=self.device)
+        z = sample_ddim(lambda x, t: self.model(x, t, conditions), noise, self.model.schedule, 1)
+        picture, truth = 2 * self.decode(z, batch.off) - 1, 2 * batch.on - 1
         self.log_dict(
             {"val/psnr": psnr(picture, truth), "val/psnr_of_input": psnr(2 * batch.off - 1, truth)},
             prog_bar=True,
@@ -217,19 +286,47 @@ class DiffusionStage(Stage):
         return params.channels, params.image_size, params.image_size
 
 
-class BaseStage(DiffusionStage):
-    """Everything but first stage and text tower learns; the light comes from a flat picture of the lamp's colour.
+def picture_loss(picture: Tensor, truth: Tensor) -> Tensor:
+    """How far pictures (b, 3, H, W) in [0, 1] are from the truth, as people judge it.
 
-    So white light has the white reference that inference uses, and any other colour has a code as well.
+    Half the logarithm of each picture's mean squared error, so that a bright and a dark room count alike (the loss of
+    NAFNet, arXiv 2204.04676), plus what the grey SSIM lacks to 1.
+    """
+    error = (picture - truth).square().mean(dim=(1, 2, 3))
+    with torch.autocast(picture.device.type, enabled=False):
+        grey, true_grey = (grey_of(image.float().clamp(0, 1)) for image in (picture, truth))
+        similarity = structural_similarity_index_measure(grey, true_grey, data_range=1.0)
+    assert isinstance(similarity, Tensor)
+    return 0.5 * (error + LEAST_SQUARED_ERROR).log().mean() + (1.0 - similarity)
+
+
+def grey_of(picture: Tensor) -> Tensor:
+    """(b, 3, H, W) display values -> (b, 1, H, W)."""
+    return torch.einsum("bchw,c->bhw", picture, picture.new_tensor(LUMINANCE_WEIGHTS))[:, None]
+
+
+class BaseStage(DiffusionStage):
+    """Everything but the text tower and the latent's encoder learns.
+
+    The light comes from a flat picture of the lamp's colour, so white light has the white reference that inference
+    uses, and any other colour has a code as well. The bypass decoder learns only where pictures are compared.
     """
 
     def __init__(
-        self, model: ControlLDM, budget: Budget, *, learning_rate: float = 6e-4, least_timestep: int = 0
+        self,
+        model: ControlLDM,
+        budget: Budget,
+        *,
+        learning_rate: float = 6e-4,
+        objective: Objective | None = None,
     ) -> None:
-        super().__init__(model, budget, learning_rate, least_timestep)
+        super().__init__(model, budget, learning_rate, objective)
+        if self.objective.pictures:
+            self.first_stage.decoder.requires_grad_(True)
+            self.first_stage.post_quant_conv.requires_grad_(True)
 
     def light(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        code, tokens = self.model.light(flat_references(batch.colors, self.model.params.picture_size))
+        code, tokens = self.fast_light(flat_references(batch.colors, self.model.params.picture_size))
         return code[batch.which], tokens[batch.which]
 
 
@@ -248,10 +345,10 @@ class AdaptorStage(DiffusionStage):
         budget: Budget,
         *,
         learning_rate: float = 3e-4,
-        least_timestep: int = 0,
+        objective: Objective | None = None,
     ) -> None:
         """`colors` (k, 3) linear RGB: batches must come in these colours, in this order."""
-        super().__init__(model, budget, learning_rate, least_timestep)
+        super().__init__(model, budget, learning_rate, objective)
         model.requires_grad_(False)
         prior = model.control_model.prior_extracter
         count = len(colors)

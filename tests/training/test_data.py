@@ -18,7 +18,6 @@ from lumiply.training.pairs import (
     random_colors,
     seven_colors,
     vary_colors,
-    zoomed,
 )
 from lumiply.training.pool import RoomPool
 from tests.training.conftest import SIZE, made_up_room
@@ -126,16 +125,6 @@ def test_without_recolouring_and_tint_rooms_stay_as_they_are(pool):
     layers = pool.layers(torch.arange(6))
     varied = vary_colors(layers, PairOptions(recolor=0.0, tint=0.0), torch.Generator().manual_seed(1))
     assert torch.equal(varied.ambient, layers.ambient) and torch.equal(varied.lamp, layers.lamp)
-
-
-def test_zooming_shows_the_same_window_of_both_pictures():
-    picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen = {zoomed((picture, 2 * picture), 0.5, torch.Generator().manual_seed(seed)) for seed in range(8)}
-    changed = [pair for pair in seen if not torch.equal(pair[0], picture)]
-    assert changed and len(changed) < 8
-    for first, second in changed:
-        assert first.shape == picture.shape
-        assert torch.allclose(2 * first, second)
 
 
 def test_crops_are_of_the_side_that_was_asked_for_and_aligned(pool):

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from lumiply.synth.render import RoomLayers
 from lumiply.synth.rooms import sample_room
 from lumiply.training.command import main
-from lumiply.training.mini import MiniPlan, render_rooms
+from lumiply.training.mini import STAGES, MiniPlan, render_rooms
 from tests.training.conftest import made_up_room
 
 
@@ -27,7 +27,7 @@ class MadeUpRenderer:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> MiniPlan:
-    per_stage = dict.fromkeys(("autoencoder", "base", "adaptors"), 1)
+    per_stage = dict.fromkeys(STAGES, 1)
     return MiniPlan(
         rooms=tmp_path / "train",
         validation=tmp_path / "validation",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 
+from ldm.sampling import sample_ddim
 from lumiply.training.pairs import PairDataset, PairOptions, seven_colors
 from lumiply.training.stages import (
     AdaptorStage,
     AutoencoderStage,
     BaseStage,
     Budget,
+    Objective,
     flat_references,
+    picture_loss,
     psnr,
     whiten_latents,
 )
@@ -61,6 +65,56 @@ def test_every_unfrozen_tensor_of_the_base_stage_gets_a_gradient(model, batch, m
     assert without_gradient(stage) == []
     frozen = {name.split(".")[1] for name, value in stage.named_parameters() if not value.requires_grad}
     assert frozen == {"first_stage_model", "cond_stage_model"}
+
+
+def test_training_on_pictures_reaches_the_bypass_decoder_but_not_the_encoder(model, batch, monkeypatch):
+    stage = BaseStage(model, Budget(1), objective=Objective(pictures=True, last_share=0.5))
+    monkeypatch.setattr(stage, "log", lambda *args, **kwargs: None)
+    stage.training_step(batch, 0).backward()
+    assert without_gradient(stage) == []
+    trained = {name for name, value in stage.named_parameters() if value.requires_grad}
+    assert "model.first_stage_model.decoder.conv_out.weight" in trained
+    assert not any(name.startswith("model.first_stage_model.encoder.") for name in trained)
+
+
+@torch.no_grad()
+def test_a_pair_at_the_last_timestep_is_finished_as_a_one_step_render(model, batch):
+    stage = BaseStage(model, Budget(1))
+    noise = torch.randn(len(batch.off), *stage.latent_shape())
+    t = torch.full((len(noise),), 999)
+    light = stage.light(batch)
+    conditions = stage.conditions(batch.off, *light)
+    rendered = sample_ddim(lambda x, t: model(x, t, conditions), noise, model.schedule, 1)
+    v = stage.predict_v(noise, t, batch.off, *light)
+    assert torch.allclose(stage.finish(noise, v, t), rendered, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("share", "pure"), [(0.0, 0), (0.5, 4), (1.0, 8)])
+def test_the_share_that_starts_from_pure_noise_is_as_asked(model, share, pure):
+    stage = BaseStage(model, Budget(1), objective=Objective(last_share=share))
+    x0, noise = torch.full((8, 4, 4, 4), 100.0), torch.randn(8, 4, 4, 4)
+    x, t = stage.noisy(x0, noise)
+    is_noise = (x == noise).flatten(1).all(dim=1)
+    assert is_noise.sum() == pure
+    assert (t[is_noise] == 999).all()
+
+
+def test_a_share_is_between_0_and_1():
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
+        Objective(last_share=1.5)
+
+
+def test_the_loss_of_pictures_is_least_at_the_truth_and_weighs_dark_and_bright_rooms_alike():
+    truth = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    at_truth, near, far = (float(picture_loss(truth + error, truth)) for error in (0.0, 0.05, 0.1))
+    assert at_truth == pytest.approx(0.5 * math.log(1e-4), abs=1e-4)
+    assert at_truth < near < far
+    picture = truth.clone().requires_grad_(True)
+    offset = torch.tensor([0.05, 0.2]).view(2, 1, 1, 1)
+    picture_loss(picture + offset, truth).backward()
+    by_picture = (picture.grad * offset).sum(dim=(1, 2, 3))
+    assert by_picture[1] == pytest.approx(float(by_picture[0]), rel=0.2)
 
 
 def test_adaptors_train_the_light_encoder_as_well_as_the_light_decoder(model, pool, monkeypatch):

@@ -77,9 +77,9 @@ class LayerBatch:
             raise ValueError("a batch needs at least one room, got none")
 
         def stack(name: str) -> Tensor:
-            images = [torch.as_tensor(getattr(room, name), dtype=torch.float32) for room in kept]
+            images = [torch.as_tensor(getattr(room, name)).to(device) for room in kept]
             images = [image[..., None] if image.ndim == 2 else image for image in images]
-            return torch.stack(images).permute(0, 3, 1, 2).contiguous().to(device)  # b h w c -> b c h w
+            return torch.stack(images).permute(0, 3, 1, 2).float().contiguous()  # b h w c -> b c h w
 
         return cls(**{field.name: stack(field.name) for field in fields(cls)})
 

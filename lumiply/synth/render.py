@@ -35,7 +35,7 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class RoomLayers:
-    """The layers of one room, linear RGB radiance in float32.
+    """The layers of one room, linear RGB radiance in float32 (in float16 where `load` was asked for it).
 
     Attributes:
         ambient: (H, W, 3) the room with the lamp present and off.
@@ -62,8 +62,8 @@ class RoomLayers:
             np.savez_compressed(file, **arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> RoomLayers:
-        """Read what `save` wrote.
+    def load(cls, path: str | os.PathLike[str], *, half: bool = False) -> RoomLayers:
+        """Read what `save` wrote, as float32, or with `half` as the float16 that is stored.
 
         Raises:
             ValueError: the file lacks a layer.
@@ -72,7 +72,8 @@ class RoomLayers:
             missing = [f.name for f in fields(cls) if f.name not in arrays]
             if missing:
                 raise ValueError(f"{path} is no rendered room: it lacks {', '.join(missing)}")
-            return cls(**{f.name: arrays[f.name].astype(np.float32) for f in fields(cls)})
+            dtype = np.float16 if half else np.float32
+            return cls(**{f.name: arrays[f.name].astype(dtype, copy=False) for f in fields(cls)})
 
 
 @dataclass(frozen=True, eq=False)

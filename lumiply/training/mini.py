@@ -142,7 +142,7 @@ class MiniTraining:
     def refine(self) -> None:
         """Train everything but the first stage's encoder on the pictures that come out."""
         objective = Objective(pictures=True, last_share=0.875, compiled=self.plan.compiled)
-        stage = BaseStage(self.model, self.budget("refine"), learning_rate=5e-4, objective=objective)
+        stage = BaseStage(self.model, self.budget("refine"), learning_rate=8e-4, objective=objective)
         self.fit(stage, "refine", PairOptions())
         self.save_model()
 

@@ -85,7 +85,7 @@ class RoomPool:
     def _read(self, path: Path) -> RoomLayers | None:
         """The file's layers, or None for another size."""
         self._seen.add(path.name)
-        room = RoomLayers.load(path)
+        room = RoomLayers.load(path, half=True)  # the device widens it
         if room.ambient.shape[:2] == (self.size, self.size):
             return room
         log.warning("%s skipped: %s pixels, not %d", path.name, room.ambient.shape[:2], self.size)

@@ -326,7 +326,8 @@ class BaseStage(DiffusionStage):
             self.first_stage.post_quant_conv.requires_grad_(True)
 
     def light(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        code, tokens = self.fast_light(flat_references(batch.colors, self.model.params.picture_size))
+        light = self.fast_light if self.training else self.model.light
+        code, tokens = light(flat_references(batch.colors, self.model.params.picture_size))
         return code[batch.which], tokens[batch.which]
 
 

@@ -358,13 +358,20 @@ class AdaptorStage(DiffusionStage):
         self.decoders = nn.ModuleList(copy.deepcopy(prior.light_decoder) for _ in range(count))
         self.encoders.requires_grad_(True)
         self.decoders.requires_grad_(True)
+        self.pooled: Tensor | None = None
+
+    def white(self) -> Tensor:
+        """(1, widths[-1]) pooled features of the white reference, computed once: what they come from is frozen."""
+        if self.pooled is None:
+            size = self.model.params.picture_size
+            with torch.no_grad():
+                reference = torch.ones(1, 3, size, size, device=self.device)
+                self.pooled = self.model.control_model.prior_extracter.model_latents.pooled(reference).float()
+        return self.pooled
 
     def palette(self) -> tuple[Tensor, Tensor]:
         """Codes (k, light_code) and tokens (k, light_tokens, context_dim) of the colours as they are now."""
-        prior = self.model.control_model.prior_extracter
-        size = self.model.params.picture_size
-        with torch.no_grad():
-            pooled = prior.model_latents.pooled(torch.ones(1, 3, size, size, device=self.device))
+        prior, pooled = self.model.control_model.prior_extracter, self.white()
         codes, tokens = [], []
         for encoder, decoder in zip(self.encoders, self.decoders, strict=True):
             code = prior.model_latents.head(pooled, dict(encoder.named_parameters()))

@@ -19,7 +19,9 @@ TIMEOUT_S: Final = 300.0
 _HEADERS: Final = {"ngrok-skip-browser-warning": "true", "User-Agent": "Lumiply-Client"}
 
 
-def process(url: str, photo: Path, job_id: str, color: str, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+def process(
+    url: str, photo: Path, job_id: str, color: str, timeout: float = TIMEOUT_S, token: str | None = None
+) -> dict[str, Any]:
     """Ask for a photo in one colour.
 
     Args:
@@ -28,6 +30,7 @@ def process(url: str, photo: Path, job_id: str, color: str, timeout: float = TIM
         job_id: name of the job; one photo each.
         color: one of the seven.
         timeout: seconds without an answer.
+        token: what the server asks for, if it asks for one.
 
     Returns:
         The JSON of the answer, as the HTTP contract describes it.
@@ -38,9 +41,8 @@ def process(url: str, photo: Path, job_id: str, color: str, timeout: float = TIM
     """
     fields = {"job_id": job_id, "callback_url": "", "color": color}
     content_type, body = encode_form(fields, "image", photo.name, photo.read_bytes())
-    request = urllib.request.Request(
-        f"{url}/process", data=body, headers={**_HEADERS, "Content-Type": content_type}, method="POST"
-    )
+    headers = {**_HEADERS, **_bearer(token), "Content-Type": content_type}
+    request = urllib.request.Request(f"{url}/process", data=body, headers=headers, method="POST")
     answer = json.loads(_send(request, timeout))
     if not isinstance(answer, dict):
         raise RemoteError(
@@ -87,6 +89,10 @@ def _send(request: urllib.request.Request, timeout: float) -> bytes:
     except OSError as exc:
         reason = getattr(exc, "reason", exc)
         raise RemoteError(f"{request.full_url} did not answer: {reason}. Does the server run?") from exc
+
+
+def _bearer(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _is_local(url: str) -> bool:

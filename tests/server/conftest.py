@@ -37,7 +37,7 @@ def make_app(settings: Settings) -> Iterator[Callable[..., Flask]]:
 
     yield build
     for app in made:
-        site_of(app).close()
+        site_of(app).close(0)
 
 
 @pytest.fixture

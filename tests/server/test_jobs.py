@@ -14,7 +14,7 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from lumiply.colors import COLORS
-from lumiply.server.store import MANIFEST_NAME, PHOTO_NAME, JobStore, output_name
+from lumiply.server.store import PHOTO_NAME, RECORD_NAME, JobStore, output_name
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes
 from tests.server.conftest import post
@@ -92,7 +92,7 @@ def test_damaged_results_are_rendered_again(
             "empty manifest": "",
             "manifest of another": '{"fingerprint": "x"}',
         }
-        (folder / MANIFEST_NAME).write_text(text[damage])
+        (folder / RECORD_NAME).write_text(text[damage])
     assert post(client, color="blue").status_code == 200
     assert len(engine.renders) == 2
     assert (folder / output_name("blue")).is_file()
@@ -212,18 +212,20 @@ def test_a_results_folder_that_cannot_be_written_answers_500_and_recovers(
     assert post(client).status_code == 200
 
 
-def test_the_manifest_says_what_made_the_results(client: FlaskClient, settings: Settings) -> None:
+def test_the_record_says_what_made_the_results(client: FlaskClient, settings: Settings) -> None:
     post(client)
-    manifest = json.loads((settings.results_dir / "job-1" / MANIFEST_NAME).read_text())
-    assert manifest["engine"] == "fake-1"
-    assert (manifest["seed"], manifest["steps"], manifest["jpeg_quality"]) == (42, 7, 95)
-    assert set(manifest["files"]) == {PHOTO_NAME, *map(output_name, COLORS)}
+    record = json.loads((settings.results_dir / "job-1" / RECORD_NAME).read_text())
+    recipe = record["recipe"]
+    assert recipe["engine"] == "fake-1"
+    assert (recipe["seed"], recipe["steps"], recipe["jpeg_quality"]) == (42, 7, 95)
+    assert set(record["files"]) == {PHOTO_NAME, *map(output_name, COLORS)}
+    assert record["pending"] == [] and record["failures"] == {}
 
 
 def test_nothing_is_left_beside_the_results(client: FlaskClient, settings: Settings) -> None:
     post(client)
     names = {path.name for path in (settings.results_dir / "job-1").iterdir()}
-    assert names == {PHOTO_NAME, MANIFEST_NAME, *map(output_name, COLORS)}
+    assert names == {PHOTO_NAME, RECORD_NAME, *map(output_name, COLORS)}
 
 
 def test_a_cleared_job_renders_again(client: FlaskClient, engine: FakeEngine, settings: Settings) -> None:

@@ -16,7 +16,6 @@ from flask.testing import FlaskClient
 from lumiply.colors import COLORS
 from lumiply.errors import BusyError, RenderError
 from lumiply.server import EngineSlot
-from lumiply.server.site import site_of
 from lumiply.settings import Settings
 from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes
 from tests.server.conftest import post
@@ -187,19 +186,18 @@ def test_a_model_that_failed_to_load_answers_unavailable(make_app: Callable[...,
     assert "secret" not in answer.text
 
 
-def test_a_render_that_takes_too_long_answers_504_and_is_kept(
+def test_a_render_that_takes_too_long_answers_504_and_frees_its_slot(
     make_app: Callable[..., Flask], settings: Settings
 ) -> None:
     engine = FakeEngine(manual=True)
-    client = make_app(engine, settings.replace(request_timeout_s=0.01)).test_client()
+    client = make_app(engine, settings.replace(request_timeout_s=0.05)).test_client()
     answer = post(client)
     assert (answer.status_code, answer.json["code"]) == (504, "timeout")
-    patient = make_app(engine, settings).test_client()
-    engine.wait_for(1).finish()
-    site_of(client.application).close()  # waits for the writer
-    assert post(client, color="blue").status_code == 200
-    assert post(patient).status_code == 200
-    assert len(engine.renders) == 1
+    assert engine.renders[0].future.cancelled()
+    assert client.get("/health").json["queue"]["length"] == 0
+    engine.manual = False
+    assert post(make_app(engine, settings).test_client()).status_code == 200
+    assert len(engine.renders) == 2
 
 
 def test_seed_and_steps_come_from_the_settings(
@@ -235,7 +233,7 @@ def test_health_says_what_runs(client: FlaskClient) -> None:
     assert answer.json["message"] == "Colab 서버가 실행 중입니다."
     assert answer.json["timestamp"]
     assert answer.json["model"] == "fake"
-    assert answer.json["queue"] == {"length": 0, "limit": 16}
+    assert answer.json["queue"] == {"length": 0, "limit": 64}
 
 
 def test_health_answers_while_the_model_loads(make_app: Callable[..., Flask]) -> None:

@@ -59,4 +59,4 @@ def test_everything_else_is_not_found(
 
 
 def test_results_cannot_be_posted_to(served: FlaskClient) -> None:
-    assert served.post(f"{BASE}/job-1/off.png").status_code == 404
+    assert served.post(f"{BASE}/job-1/off.png").status_code == 405

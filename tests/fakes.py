@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -25,7 +26,16 @@ INFO = EngineInfo(
     precision="float32",
     image_size=64,
     steps=7,
+    presets={"exact": 7, "fast": 2},
 )
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for another thread to get somewhere."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.002)
 
 
 @dataclass(eq=False)

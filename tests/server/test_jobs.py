@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
-from werkzeug.test import TestResponse
 
 from lumiply.colors import COLORS
 from lumiply.server.store import PHOTO_NAME, RECORD_NAME, JobStore, output_name
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes
-from tests.server.conftest import post
+from tests.server.conftest import later, post
 
 
 @pytest.fixture
@@ -29,10 +28,6 @@ def pool() -> ThreadPoolExecutor:
 @pytest.fixture
 def manual() -> FakeEngine:
     return FakeEngine(manual=True)
-
-
-def later(pool: ThreadPoolExecutor, app: Flask, **fields: object) -> Future[TestResponse]:
-    return pool.submit(lambda: post(app.test_client(), **fields))
 
 
 def red_of(app: Flask, name: str, job_id: str = "job-1") -> int:

@@ -303,7 +303,6 @@ class RenderQueue:
     def _replace(self, engine: Engine, reason: str) -> None:
         log.error("engine replaced: %s", reason)
         self._metrics.restarts.inc()
-        self._slot.restart(engine, reason)
         with self._changed:
             had = [render for render, owner in self._with_engine.items() if owner is engine]
         for render in reversed(had):
@@ -314,6 +313,7 @@ class RenderQueue:
                     if self._with_engine.pop(render, None) is not None:
                         render.attempt += 1
                         self._put_first(render)
+        self._slot.restart(engine, reason)  # last: closing an engine cancels what it still has
 
     # Small things, locked
 

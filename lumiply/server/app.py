@@ -50,7 +50,7 @@ def create_app(
     install_access_log(app)
     Site.build(settings, engine, store, sender).install(app)
     if settings.cors_origins:
-        CORS(app, origins=list(settings.cors_origins))
+        CORS(app, origins=list(settings.cors_origins), send_wildcard="*" in settings.cors_origins)
     install_error_handlers(app, settings.max_upload_mb)
     for blueprint in (process, jobs, results, status):
         app.register_blueprint(blueprint)

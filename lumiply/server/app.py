@@ -19,8 +19,8 @@ from lumiply.server.store import JobStore
 from lumiply.server.views import process
 from lumiply.settings import Settings
 
-#: Limits on forms: bytes of all fields that are not files, and parts.
-_FORM_BYTES, _FORM_PARTS = 64_000, 20
+#: Limits on forms: bytes of a field that is no file (Werkzeug's buffer needs as much itself), and parts.
+_FORM_BYTES, _FORM_PARTS = 500_000, 20
 
 
 def create_app(

@@ -36,6 +36,10 @@ IDLE_S: Final = 60
 #: Seconds for which what a refused client still sends is read and dropped.
 LINGER_S: Final = 10.0
 
+#: Bytes taken from a connection at once; those of a body that are kept in memory, the rest going to a temporary file.
+_RECEIVE_BYTES: Final = 262_144
+_IN_MEMORY_BYTES: Final = 4 * 2**20
+
 _CODES: Final = {
     400: ("bad_request", "HTTP 요청 형식이 올바르지 않습니다 (400)."),
     408: ("request_timeout", "업로드가 제시간에 끝나지 않았습니다. 다시 보내 주세요."),
@@ -171,6 +175,8 @@ class WaitressLoop:
             cleanup_interval=min(5, max(1, int(upload_timeout_s / 2))),
             max_request_body_size=max_body,
             max_request_header_size=32_768,
+            recv_bytes=_RECEIVE_BYTES,
+            inbuf_overflow=_IN_MEMORY_BYTES,
             asyncore_use_poll=True,
             clear_untrusted_proxy_headers=False,  # the application believes them only where told to
             ident="Lumiply",

@@ -9,12 +9,17 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from PIL import Image
+from werkzeug.test import TestResponse
 
+from lumiply.client import encode_form
 from lumiply.colors import COLORS
 from lumiply.errors import BusyError, RenderError
+from lumiply.images import encode_png
 from lumiply.server import EngineSlot
 from lumiply.settings import Settings
 from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes
@@ -33,6 +38,31 @@ def test_success_is_exactly_the_contract(client: FlaskClient) -> None:
         },
         "message": "색상 이미지 생성 완료",
     }
+
+
+def send(client: FlaskClient, fields: dict[str, str], image: bytes) -> TestResponse:
+    """`POST /process` with a form that never goes through a file of the test client's."""
+    content_type, body = encode_form(fields, "image", "a.png", image)
+    return client.post("/process", data=body, content_type=content_type)
+
+
+@pytest.mark.parametrize("size", [(1480, 1110), (300, 200)])
+def test_photos_of_the_gateways_size_are_taken(client: FlaskClient, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = encode_png(Image.fromarray(noise))
+    assert send(client, {"job_id": "job-1", "color": "red"}, image).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"job_id": "x" * 600_000}, {f"f{number}": "x" for number in range(30)}],
+    ids=["long", "many"],
+)
+def test_forms_with_too_long_or_too_many_fields_are_refused(
+    client: FlaskClient, fields: dict[str, str]
+) -> None:
+    answer = send(client, fields, photo_bytes())
+    assert (answer.status_code, answer.json["code"]) == (413, "upload_too_large")
 
 
 def test_the_public_url_setting_names_the_results(

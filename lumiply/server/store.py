@@ -31,7 +31,10 @@ PHOTO_NAME: Final = "off.png"
 SHEET_NAME: Final = "sheet.jpg"
 RECORD_NAME: Final = ".job.json"
 
-_JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+#: What a job id may be.
+JOB_ID_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+
+_JOB_ID: Final = re.compile(JOB_ID_PATTERN, re.ASCII)
 _LOCKS: Final = 64
 
 

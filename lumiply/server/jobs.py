@@ -391,11 +391,16 @@ class Jobs:
                 self._queue.cancel(render, error)
 
     def _finish(self, tickets: Iterable[Ticket], error: BaseException | None) -> None:
-        """Take tickets off the tables, write down why they failed, wake those who wait."""
-        ended: list[Ticket] = []
+        """Write down why tickets failed, take them off the tables, wake those who wait."""
+        live = [ticket for ticket in tickets if ticket.is_live]
+        if error is not None and not isinstance(error, ReplacedError):
+            code = error.code if isinstance(error, LumiplyError) else "internal_error"
+            for ticket in live:
+                why = Failure(code, sentence_of(error))
+                self._store.fail(ticket.job_id, ticket.render.recipe, ticket.colors, why)
         with self._lock:
-            for ticket in tickets:
-                if ticket.done.done():
+            for ticket in live:
+                if not ticket.is_live:
                     continue
                 active = self._active.get(ticket.job_id)
                 if active is not None and ticket in active.tickets:
@@ -406,12 +411,6 @@ class Jobs:
                     ticket.done.set_result(None)
                 else:
                     ticket.done.set_exception(error)
-                    ended.append(ticket)
-        if error is None or isinstance(error, ReplacedError):
-            return
-        why = Failure(error.code if isinstance(error, LumiplyError) else "internal_error", sentence_of(error))
-        for ticket in ended:
-            self._store.fail(ticket.job_id, ticket.render.recipe, ticket.colors, why)
 
     def _close_render(self, render: Render) -> None:
         """From now on nobody joins it. Locked."""

@@ -231,14 +231,11 @@ class JobStore:
                 break
         return came
 
-    def fail(
-        self, job_id: str, recipe: Recipe, colors: Iterable[str], why: Failure,
-        wanted: Callable[[], bool] = lambda: True,
-    ) -> None:  # fmt: skip
+    def fail(self, job_id: str, recipe: Recipe, colors: Iterable[str], why: Failure) -> None:
         """Write down why colours that were under way did not come, as far as the disk lets."""
         with self.locked(job_id), contextlib.suppress(OSError):
             record = self.record(job_id)
-            if record is None or record.asked != recipe or not wanted():
+            if record is None or record.asked != recipe:
                 return
             lost = set(colors) & set(record.pending)
             record.pending = tuple(color for color in record.pending if color not in lost)

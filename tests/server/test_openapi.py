@@ -12,7 +12,7 @@ from flask import Flask
 from hypothesis import HealthCheck
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from lumiply.errors import LumiplyError
+from lumiply.errors import LumiplyError, RenderError
 from lumiply.server.openapi import document
 from lumiply.server.site import site_of
 from lumiply.settings import Settings
@@ -97,3 +97,12 @@ def test_the_server_does_as_the_document_says(app: Flask, tmp_path: Path, operat
     check()
     assert {path.name for path in tmp_path.iterdir()} <= {"inference"}
     site_of(app).close(0)
+
+
+def test_the_api_page_names_every_code_that_can_be_answered() -> None:
+    def codes(kind: type[LumiplyError]) -> set[str]:
+        own = {kind.code} if kind.status != 500 or issubclass(kind, RenderError) else set()
+        return own.union(*(codes(sub) for sub in kind.__subclasses__()))
+
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    assert [code for code in sorted(codes(LumiplyError)) if f"`{code}`" not in text] == []

@@ -489,8 +489,7 @@ def main() -> int:
         "# The server under load and under attack",
         "",
         f"{datetime.date.today()}, commit {commit}, {psutil.cpu_count()} CPU cores shared with other work, Python"
-        f" {platform.python_version()}. Command: `python -m benchmarks.soak {' '.join(options.proofs)}`".rstrip()
-        + ".",
+        f" {platform.python_version()}. Command: `{' '.join(['python -m benchmarks.soak', *options.proofs])}`.",
         "",
         NOTE,
         "",

@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import errno
 import functools
-import hashlib
 import logging
 import threading
 import time
@@ -21,11 +20,9 @@ from typing import Final
 
 from PIL import Image
 
-from lumiply.engine.protocol import EngineInfo
 from lumiply.errors import (
     BusyError,
     CancelledError,
-    InvalidFieldError,
     LumiplyError,
     RenderTimeoutError,
     ReplacedError,
@@ -34,6 +31,7 @@ from lumiply.errors import (
 from lumiply.images import encode_jpeg, encode_png, read_photo
 from lumiply.server.dispatch import RenderQueue
 from lumiply.server.metrics import Metrics
+from lumiply.server.order import Order
 from lumiply.server.record import Failure, Recipe
 from lumiply.server.render import Pictures, Render, Ticket
 from lumiply.server.sentences import sentence_of
@@ -47,26 +45,6 @@ log = logging.getLogger(__name__)
 _DECODERS: Final = 4
 #: Bytes a pixel that results take at most, about: of the photo's PNG, and of a JPEG.
 _PNG_BYTES, _JPEG_BYTES = 3.0, 1.0
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a request asks for.
-
-    Attributes:
-        upload: the photo's file, not yet decoded.
-        colors: what the answer must hold.
-        only: render no other colours; else all that the engine has, because they will be asked for next.
-        seed, steps, preset: None for the server's own.
-    """
-
-    job_id: str
-    upload: bytes
-    colors: tuple[str, ...]
-    only: bool = False
-    seed: int | None = None
-    steps: int | None = None
-    preset: str | None = None
 
 
 @dataclass
@@ -124,7 +102,7 @@ class Jobs:
             RenderError: the render failed.
         """
         deadline = time.monotonic() + timeout
-        recipe, wanted = self._plan(order)
+        recipe, wanted = order.plan(self._slot.info(), self._settings)
         if self._answer_from_disk(order, recipe):
             return
         with self._seat():
@@ -160,31 +138,7 @@ class Jobs:
         self._queue.close(timeout)
         self._writer.shutdown(wait=True)
 
-    # What is ordered
-
-    def _plan(self, order: Order) -> tuple[Recipe, tuple[str, ...]]:
-        info = self._slot.info()
-        recipe = Recipe(
-            photo=hashlib.sha256(order.upload).hexdigest(),
-            seed=self._settings.seed if order.seed is None else order.seed,
-            steps=self._steps(order, info),
-            preset=order.preset or "",
-            jpeg_quality=self._settings.jpeg_quality,
-            engine=info.fingerprint,
-        )
-        loaded = info.colors  # fewer where adaptors are missing
-        if order.only or not set(order.colors) <= set(
-            loaded
-        ):  # those alone, so that the engine can say why not
-            return recipe, order.colors
-        return recipe, loaded
-
-    def _steps(self, order: Order, info: EngineInfo) -> int:
-        if order.preset and order.preset not in info.presets:
-            known = ", ".join(info.presets) or "없음"
-            raise InvalidFieldError("preset", order.preset, f"쓸 수 있는 값: {known}.")
-        by_preset = info.presets[order.preset] if order.preset else None
-        return order.steps or by_preset or self._settings.steps or info.steps
+    # From an order to tickets
 
     @contextlib.contextmanager
     def _seat(self) -> Iterator[None]:
@@ -196,8 +150,6 @@ class Jobs:
             yield
         finally:
             self._seats.release()
-
-    # From an order to tickets
 
     def _answer_from_disk(self, order: Order, recipe: Recipe) -> bool:
         """Whether all is there, and stays: a render of another photo that would replace it is ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -22,6 +23,8 @@ from lumiply.server.retention import Sweeper
 from lumiply.server.slot import EngineSlot
 from lumiply.server.store import JobStore
 from lumiply.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _KEY: Final = "lumiply"
 
@@ -91,7 +94,10 @@ class Site:
             return
         with self._lock:
             if not self._is_open:
-                self.store.open()
+                try:
+                    self.store.open()
+                except OSError as exc:  # jobs will say so; /health goes on
+                    log.error("results folder not readable: %s", exc)
                 self.queue.start()
                 self.sweeper.start()
                 self._is_open = True

@@ -148,7 +148,12 @@ class JobStore:
             pending = {*record.pending, *colors} - there
             record.pending = tuple(color for color in COLORS if color in pending)
             record.failures = {c: why for c, why in record.failures.items() if c not in pending}
-            self._save(record)
+            try:
+                self._save(record)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self.folder(job_id).rmdir()  # if it was made just now, and is empty
+                raise
 
     def publish(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,11 +11,14 @@ from werkzeug.exceptions import RequestTimeout
 
 from lumiply.colors import in_palette_order, require_color
 from lumiply.errors import InvalidFieldError, MissingFieldError
-from lumiply.server.jobs import Order
+from lumiply.server.order import Order
 from lumiply.server.site import Site, current_site
 from lumiply.server.store import PHOTO_NAME, output_name, require_job_id
 
 process = Blueprint("process", __name__)
+
+#: In the WSGI environment: when the request's first byte came, in seconds since 1970. Our server sets it.
+BEGAN: Final = "lumiply.began"
 
 LARGEST_SEED: Final = 2**63 - 1
 MOST_STEPS: Final = 1000
@@ -84,7 +88,7 @@ def post_process() -> dict[str, Any]:
     asked = ProcessRequest.parse(site)
     order = asked.order
     g.job_id, g.colors = order.job_id, ",".join(order.colors)
-    site.jobs.ensure(order, site.settings.request_timeout_s)
+    site.jobs.ensure(order, site.settings.request_timeout_s - seconds_on_the_way())
     answer = {
         "job_id": order.job_id,
         "status": "completed",
@@ -97,6 +101,11 @@ def post_process() -> dict[str, Any]:
     if asked.callback_url:
         site.callbacks.deliver(asked.callback_url, answer)
     return answer
+
+
+def seconds_on_the_way() -> float:
+    """Seconds since the first byte of the current request came, as far as its server tells."""
+    return time.time() - float(request.environ.get(BEGAN, time.time()))
 
 
 def _integer(field: str, low: int, high: int) -> int | None:

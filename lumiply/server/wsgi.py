@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
 from lumiply.server.answers import error_body
+from lumiply.server.views import BEGAN
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -74,19 +76,35 @@ class _JsonErrorTask(ErrorTask):
         self.write(body)
 
 
-class _Channel(HTTPChannel):
-    """A connection that knows since when its request has been arriving."""
+class _Request(HTTPRequestParser):
+    """A request that knows when its first byte came."""
 
+    def __init__(self, adj: Adjustments) -> None:
+        super().__init__(adj)
+        self.began = time.time()
+
+
+class _Task(WSGITask):
+    """Tells the application when its request began, so that its deadline counts from there."""
+
+    def get_environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = super().get_environment()
+        environment[BEGAN] = self.request.began
+        return environment
+
+
+class _Channel(HTTPChannel):
+    """A connection that answers what it refuses before it closes."""
+
+    parser_class = _Request
+    task_class = _Task
     error_task_class = _JsonErrorTask
     request: Any = None  # the one that is arriving
-    request_began = 0.0
     close_when_flushed: bool
     refused = False  # an error was answered before all had arrived
     lingers_until: float | None = None
 
     def received(self, data: bytes) -> bool:
-        if self.request is None:
-            self.request_began = time.time()
         try:
             return bool(super().received(data))
         except OSError as exc:  # a large body goes to a temporary file
@@ -145,7 +163,7 @@ class _Server(TcpWSGIServer):
         for channel in list(self.active_channels.values()):
             if channel.lingers_until is not None and now > channel.lingers_until:
                 channel.will_close = True
-            elif channel.request is not None and now - channel.request_began > self.upload_timeout_s:
+            elif (request := channel.request) is not None and now - request.began > self.upload_timeout_s:
                 channel.give_up(_TooSlow(""))
 
 

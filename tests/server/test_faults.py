@@ -116,17 +116,38 @@ def test_slow_connections_take_no_threads_from_others(
     assert sorted(times)[10] < 0.1
 
 
+@pytest.mark.parametrize(
+    "sent", [b"POST /pro", b"POST /process HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nx"]
+)
 def test_a_request_that_does_not_arrive_in_time_is_answered_408(
-    make_app: Callable[..., Flask], settings: Settings
+    make_app: Callable[..., Flask], settings: Settings, sent: bytes
 ) -> None:
     app = make_app(FakeEngine(), settings.replace(upload_timeout_s=0.5))
     with FlaskServerThread(app, "127.0.0.1", 0) as server:
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
         with connection, connection.makefile("rb") as stream:
-            connection.sendall(b"POST /process HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nx")
+            connection.sendall(sent)
             answer = stream.read()
     assert b" 408 " in answer.splitlines()[0]
     assert json.loads(answer.splitlines()[-1])["code"] == "request_timeout"
+
+
+def test_the_deadline_counts_from_the_first_byte_of_the_upload(
+    make_app: Callable[..., Flask], settings: Settings
+) -> None:
+    engine = FakeEngine(manual=True)
+    app = make_app(engine, settings.replace(request_timeout_s=1.0))
+    kind, body = client.encode_form({"job_id": "a", "color": "red"}, "image", "a.png", photo_bytes())
+    head = f"POST /process HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with FlaskServerThread(app, "127.0.0.1", 0) as server:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        with connection, connection.makefile("rb") as stream:
+            connection.sendall(head.encode() + body[:10])
+            time.sleep(0.7)  # a slow upload is what is tested
+            began = time.monotonic()
+            connection.sendall(body[10:])
+            assert b" 504 " in stream.readline()
+            assert time.monotonic() - began < 0.7
 
 
 # Disks

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
 from flask import Blueprint, Response, jsonify, render_template, request
+from markupsafe import Markup, escape
 
 from lumiply.colors import COLORS
 from lumiply.server.auth import SIGNATURE_QUERY, TOKEN_QUERY
@@ -37,6 +39,12 @@ _JOB_ID: Final = {"type": "string", "pattern": f"^{JOB_ID_PATTERN}$", "example":
 _COLOR: Final = {"type": "string", "enum": list(COLORS)}
 _STATE: Final = {"type": "string", "enum": ["queued", "running", "completed", "failed", "cancelled"]}
 _URL: Final = {"type": "string", "format": "uri"}
+
+
+@openapi.app_template_filter("code")
+def code(text: str) -> Markup:
+    """`words` between backticks as code, everything escaped."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 @openapi.get("/openapi.json")

@@ -251,11 +251,11 @@ def test_progress_keeps_an_engine_from_being_taken_for_stuck(
     manual: FakeEngine, make_queue: Callable[..., RenderQueue]
 ) -> None:
     factory = Factory()
-    queue, made = make_queue(EngineSlot(manual, build=factory), stuck_after_s=0.2), render()
+    queue, made = make_queue(EngineSlot(manual, build=factory), stuck_after_s=0.5), render()
     queue.add(made)
     for _ in range(8):
         running(manual, 1)
-        assert not factory.built.wait(0.05)
+        assert not factory.built.wait(0.1)
     manual.renders[0].finish()
     assert made.result.result(PATIENCE_S)
 

@@ -136,18 +136,18 @@ def test_the_deadline_counts_from_the_first_byte_of_the_upload(
     make_app: Callable[..., Flask], settings: Settings
 ) -> None:
     engine = FakeEngine(manual=True)
-    app = make_app(engine, settings.replace(request_timeout_s=1.0))
+    app = make_app(engine, settings.replace(request_timeout_s=2.0))
     kind, body = client.encode_form({"job_id": "a", "color": "red"}, "image", "a.png", photo_bytes())
     head = f"POST /process HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     with FlaskServerThread(app, "127.0.0.1", 0) as server:
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
         with connection, connection.makefile("rb") as stream:
             connection.sendall(head.encode() + body[:10])
-            time.sleep(0.7)  # a slow upload is what is tested
+            time.sleep(1.2)  # a slow upload is what is tested
             began = time.monotonic()
             connection.sendall(body[10:])
             assert b" 504 " in stream.readline()
-            assert time.monotonic() - began < 0.7
+            assert time.monotonic() - began < 1.9
 
 
 # Disks

@@ -456,7 +456,7 @@ def gateways() -> list[Row]:
 
 PROOFS: dict[str, Callable[[], list[Row]]] = {
     "gateways": gateways,
-    "load": lambda: load("mini", clients=64, jobs=500, photos=12),
+    "load": lambda: load("mini", clients=64, jobs=500, photos=8),
     "renders": lambda: load("nano", clients=64, jobs=500, photos=250),
     "kills": kills,
     "hostile": hostile,
@@ -465,11 +465,11 @@ PROOFS: dict[str, Callable[[], list[Row]]] = {
 }
 
 NOTE = """
-`load` is on the shipped mini model, with 12 photos that repeat, because seven colours take it up to 20 s on cores
+`load` is on the shipped mini model, with 8 photos that repeat, because seven colours take it up to 20 s on cores
 that others use as well; `renders` is the same on a model of the same classes that renders in milliseconds, with a
-render of its own for every second job, because there the queue and the store are busiest. `kills`, `hostile`, `slow` and
-`disk` use that one as well: what they look for is in the server, not in the model. Renders that raise, hang or run
-out of memory, and a disk that fills up while results are written, are quick and therefore tests:
+render of its own for every second job, because there the queue and the store are busiest. `kills`, `hostile`,
+`slow` and `disk` use that one as well: what they look for is in the server, not in the model. Renders that raise,
+hang or run out of memory, and a disk that fills up while results are written, are quick and therefore tests:
 tests/server/test_faults.py and test_dispatch.py.
 """.strip()
 

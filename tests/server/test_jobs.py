@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -13,9 +14,10 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from lumiply.colors import COLORS
+from lumiply.server.site import site_of
 from lumiply.server.store import PHOTO_NAME, RECORD_NAME, JobStore, output_name
 from lumiply.settings import Settings
-from tests.fakes import FakeEngine, photo_bytes
+from tests.fakes import FakeEngine, photo_bytes, wait_until
 from tests.server.conftest import later, post
 
 
@@ -237,3 +239,35 @@ def test_closing_the_engine_answers_those_who_wait(
     manual.wait_for(1)
     manual.close()
     assert (waiting.result(10).status_code, waiting.result().json["code"]) == (409, "cancelled")
+
+
+def test_a_storm_of_requests_for_the_same_jobs_leaves_order_behind(
+    make_app: Callable[..., Flask], settings: Settings
+) -> None:
+    app = make_app(FakeEngine(), settings.replace(request_timeout_s=30))
+    site = site_of(app)
+
+    def act(number: int) -> int:
+        rng = random.Random(number)
+        job_id, red = f"job-{rng.randrange(3)}", rng.choice((10, 120, 240))
+        client = app.test_client()
+        kind = rng.randrange(10)
+        if kind == 0:
+            return client.delete(f"/jobs/{job_id}").status_code
+        if kind == 1:
+            return client.get(f"/jobs/{job_id}").status_code
+        options = {"colors": rng.choice(("red", "blue,green"))} if kind < 5 else {"color": rng.choice(COLORS)}
+        return post(client, job_id=job_id, image=photo_bytes(red=red), **options).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        statuses = list(pool.map(act, range(300)))
+    assert set(statuses) <= {200, 404, 409} and statuses.count(200) > 20
+    wait_until(lambda: not any(site.jobs.is_active(f"job-{number}") for number in range(3)))
+    assert site.queue.length == 0
+    assert site.jobs._under_way == {} and site.jobs._active == {}  # nothing is left behind in memory either
+    for number in range(3):
+        job_id = f"job-{number}"
+        assert post(app.test_client(), job_id=job_id, image=photo_bytes(red=120)).status_code == 200
+        names = [PHOTO_NAME, *map(output_name, COLORS)]
+        assert [red_of(app, name, job_id) for name in names] == pytest.approx([120] * 8, abs=4)
+    assert not list(settings.results_dir.glob("*/.*.part"))

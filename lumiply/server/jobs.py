@@ -183,7 +183,9 @@ class Jobs:
             assert claim is not None
         self._metrics.cache.labels("miss" if claim.new else "joined").inc()
         self._drop(claim.replaced, ReplacedError())
+        photo_file: Future[bytes] = Future()
         if claim.new is not None:
+            photo_file = claim.new.photo_file  # now: whoever ends the render lets go of it
             claim.new.result.add_done_callback(functools.partial(self._hand_over, claim.new))
         try:
             with _storage_errors():
@@ -192,10 +194,9 @@ class Jobs:
                         order.job_id, recipe, ticket.colors, functools.partial(_is_live, ticket)
                     )
             if claim.new is not None and photo is not None:
-                claim.new.photo_file.set_result(encode_png(photo))  # here, while the engine renders
+                photo_file.set_result(encode_png(photo))  # here, while the engine renders
         except BaseException as exc:
-            if claim.new is not None:
-                claim.new.photo_file.set_exception(exc)
+            photo_file.set_exception(exc)
             self._drop(claim.added, exc)
             raise
         return claim.relevant
@@ -285,6 +286,7 @@ class Jobs:
             files = self._encode(render, render.result.result())
             while ticket := self._next_ticket(render):
                 self._publish_for(ticket, files)
+            render.release()
         except concurrent.futures.CancelledError:
             self._settle(render, CancelledError("렌더링이 취소되었습니다. 다시 요청해 주세요."))
         except BaseException as exc:
@@ -329,6 +331,7 @@ class Jobs:
             self._close_render(render)
             tickets = list(render.tickets)
         self._finish(tickets, error)
+        render.release()
 
     def _drop(self, tickets: Iterable[Ticket], error: BaseException) -> None:
         """Take claims back; a render that nobody claims any longer is ended."""
@@ -340,7 +343,7 @@ class Jobs:
                 if unwanted:
                     self._close_render(render)
             if unwanted and not render.result.done():
-                self._queue.cancel(render, error)
+                self._queue.cancel(render, error)  # its end is settled, and lets go of the rest
 
     def _finish(self, tickets: Iterable[Ticket], error: BaseException | None) -> None:
         """Write down why tickets failed, take them off the tables, wake those who wait."""

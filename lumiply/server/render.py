@@ -13,6 +13,7 @@ from typing import Literal
 from PIL import Image
 
 from lumiply.engine.protocol import Progress
+from lumiply.errors import CancelledError
 from lumiply.server.record import Recipe
 
 Pictures = dict[str, Image.Image]
@@ -71,6 +72,13 @@ class Render:
         """Keep the PNG alone while the render waits."""
         if self.state == "queued" and self.photo_file.done() and self.photo_file.exception() is None:
             self.photo = None
+
+    def release(self) -> None:
+        """Let go of all that takes memory, once nobody will ask for it: futures and their callbacks form cycles."""
+        self.photo = self.rendering = None
+        self.pictures.clear()
+        self.photo_file = Future()
+        self.photo_file.set_exception(CancelledError("the render has been let go of"))
 
     def enter(self, stage: str) -> None:
         """Note that a stage begins, and how long the one before took."""

@@ -158,7 +158,7 @@ def test_deleting_a_running_job_ends_its_render_and_answers_those_who_wait(
     answer = app.test_client().delete("/jobs/job-1")
     assert (answer.status_code, answer.json["state"]) == (200, "cancelled")
     assert (waiting.result(DEADLINE).status_code, waiting.result().json["code"]) == (409, "cancelled")
-    assert render.future.cancelled()
+    wait_until(render.future.cancelled)
     assert not (settings.results_dir / "job-1").exists()
 
 
@@ -264,7 +264,7 @@ def test_a_render_that_nobody_waits_for_any_longer_is_ended_but_not_before(
 ) -> None:
     hasty = make_app(manual, settings.replace(request_timeout_s=0.2))
     assert later(pool, hasty, job_id="a").result(DEADLINE).status_code == 504
-    assert manual.renders[0].future.cancelled()
+    wait_until(manual.renders[0].future.cancelled)
     assert job(hasty, "a")["colors"]["red"]["error"]["code"] == "timeout"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -131,7 +133,7 @@ def test_a_photo_replaced_while_it_renders_never_writes(
     second = later(pool, app, image=photo_bytes(red=240))
     new = manual.wait_for(2)
     assert (first.result(10).status_code, first.result().json["code"]) == (409, "replaced")
-    assert old.future.cancelled()
+    wait_until(old.future.cancelled)
     new.finish()
     assert second.result(10).status_code == 200
     assert red_of(app, output_name("red")) == pytest.approx(240, abs=4)
@@ -271,3 +273,15 @@ def test_a_storm_of_requests_for_the_same_jobs_leaves_order_behind(
         names = [PHOTO_NAME, *map(output_name, COLORS)]
         assert [red_of(app, name, job_id) for name in names] == pytest.approx([120] * 8, abs=4)
     assert not list(settings.results_dir.glob("*/.*.part"))
+
+
+def test_pictures_are_let_go_of_without_the_garbage_collector(app: Flask, engine: FakeEngine) -> None:
+    gc.disable()
+    try:
+        pictures = []
+        for number in range(3):
+            post(app.test_client(), job_id=f"job-{number}", image=photo_bytes(red=number))
+            pictures += [weakref.ref(image) for image in engine.renders.pop().future.result().values()]
+        wait_until(lambda: all(picture() is None for picture in pictures))
+    finally:
+        gc.enable()

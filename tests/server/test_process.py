@@ -22,7 +22,7 @@ from lumiply.errors import BusyError, RenderError
 from lumiply.images import encode_png
 from lumiply.server import EngineSlot
 from lumiply.settings import Settings
-from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes
+from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes, wait_until
 from tests.server.conftest import post
 
 
@@ -223,8 +223,8 @@ def test_a_render_that_takes_too_long_answers_504_and_frees_its_slot(
     client = make_app(engine, settings.replace(request_timeout_s=0.05)).test_client()
     answer = post(client)
     assert (answer.status_code, answer.json["code"]) == (504, "timeout")
-    assert engine.renders[0].future.cancelled()
-    assert client.get("/health").json["queue"]["length"] == 0
+    wait_until(engine.renders[0].future.cancelled)
+    wait_until(lambda: client.get("/health").json["queue"]["length"] == 0)
     engine.manual = False
     assert post(make_app(engine, settings).test_client()).status_code == 200
     assert len(engine.renders) == 2

@@ -12,6 +12,7 @@ from lumiply.version import __version__
 
 if TYPE_CHECKING:
     from lumiply.api import initialize_engine, run_inference_single_image, switch_adapter
+    from lumiply.client import Client
     from lumiply.colors import COLORS
     from lumiply.errors import BusyError, ImageError, LumiplyError, SettingsError, UserError, WeightsError
     from lumiply.server import FlaskServerThread, create_app
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLORS",
     "BusyError",
+    "Client",
     "FlaskServerThread",
     "ImageError",
     "LumiplyError",
@@ -36,6 +38,7 @@ __all__ = [
 
 _HOMES: Final = {
     "COLORS": "lumiply.colors",
+    "Client": "lumiply.client",
     "FlaskServerThread": "lumiply.server",
     "Settings": "lumiply.settings",
     "create_app": "lumiply.server",

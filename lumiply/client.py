@@ -1,26 +1,185 @@
-"""Calling a Lumiply server the way the gateway does, with the standard library only."""
+"""Calling a Lumiply server, with the standard library only.
+
+relit = lumiply.Client("https://....ngrok-free.dev", token="...").relight("room.jpg", colors=["red", "blue"])
+relit.save("relit")
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+import threading
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from lumiply.colors import COLORS, in_palette_order
 from lumiply.errors import RemoteError
+from lumiply.files import write_whole
 
 #: The gateway's own limit.
 TIMEOUT_S: Final = 300.0
+#: Seconds between two questions about progress.
+POLL_S: Final = 0.5
 
 _HEADERS: Final = {"ngrok-skip-browser-warning": "true", "User-Agent": "Lumiply-Client"}
 
 
-def process(url: str, photo: Path, job_id: str, color: str, timeout: float = TIMEOUT_S) -> dict[str, Any]:
-    """Ask for a photo in one colour.
+@dataclass(frozen=True)
+class ColorProgress:
+    """How far one colour is: `state` as `GET /jobs` tells it, and denoising steps done of all."""
+
+    color: str
+    state: str
+    steps_done: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Relit:
+    """A relit photo.
+
+    Attributes:
+        images: JPEG files by colour, in the palette's order.
+        urls: their addresses on the server.
+    """
+
+    job_id: str
+    images: Mapping[str, bytes]
+    urls: Mapping[str, str]
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `output_<color>.jpg` files into `folder`, which is made if need be; their paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"output_{color}.jpg" for color in self.images]
+        for path, data in zip(paths, self.images.values(), strict=True):
+            write_whole(path, data)
+        return paths
+
+
+class Client:
+    """A Lumiply server, from outside.
+
+    Args:
+        url: its address. The address with `/process` and a token, as the server prints it, will do as well.
+        token: what it asks for, if it asks for one.
+        timeout: seconds that a call may take.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = TIMEOUT_S) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RemoteError(f"{url!r} is no http or https address. Give the one that the server printed.")
+        query = urllib.parse.parse_qs(parts.query)
+        self._token = token or query.get("token", [None])[0]
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/process')}"
+        self._timeout = timeout
+
+    def relight(
+        self,
+        photo: str | Path,
+        colors: Sequence[str] | None = None,
+        *,
+        job_id: str | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        preset: str | None = None,
+        progress: Callable[[Sequence[ColorProgress]], None] | None = None,
+        timeout: float | None = None,
+    ) -> Relit:
+        """Relight a photo and download the pictures.
+
+        Args:
+            photo: file to send.
+            colors: some of the seven; all of them by default.
+            job_id: name of the job; made up by default.
+            seed, steps, preset: the server's own by default.
+            progress: told every half second how far each colour is, from another thread.
+            timeout: seconds for everything together; by default the client's.
+
+        Raises:
+            UnknownColorError: a colour is none of the seven.
+            RemoteError: the server refused, failed, or did not answer in time.
+            OSError: the photo cannot be read.
+        """
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        wanted = in_palette_order(colors if colors is not None else COLORS)
+        job_id = job_id or f"client-{secrets.token_hex(8)}"
+        fields = {"job_id": job_id, "colors": ",".join(wanted)}
+        options = {"seed": seed, "steps": steps, "preset": preset}
+        fields |= {name: str(value) for name, value in options.items() if value is not None}
+        path = Path(photo)
+        with self._watched(job_id, progress):
+            answer = _post(f"{self.url}/process", fields, path, self._token, _left(deadline))
+        try:
+            urls = {color: str(answer["result"]["images"][color]) for color in wanted}
+        except (KeyError, TypeError) as exc:
+            raise RemoteError(f"{self.url}/process left a colour out. Is it a Lumiply server?") from exc
+        images = {color: fetch(url, _left(deadline)) for color, url in urls.items()}
+        return Relit(job_id, images, urls)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """How far a job is, as `GET /jobs/<job_id>` tells it. Raises RemoteError."""
+        return self._call("GET", f"/jobs/{urllib.parse.quote(job_id, safe='')}")
+
+    def delete(self, job_id: str) -> dict[str, Any]:
+        """End what has not finished of a job and remove its files. Raises RemoteError."""
+        return self._call("DELETE", f"/jobs/{urllib.parse.quote(job_id, safe='')}")
+
+    def health(self) -> dict[str, Any]:
+        """What the server runs. Raises RemoteError."""
+        return self._call("GET", "/health")
+
+    def _call(self, method: str, path: str) -> dict[str, Any]:
+        headers = {**_HEADERS, **_bearer(self._token)}
+        request = urllib.request.Request(self.url + path, headers=headers, method=method)
+        return _object(_send(request, min(self._timeout, 30.0)), request.full_url)
+
+    @contextlib.contextmanager
+    def _watched(
+        self, job_id: str, progress: Callable[[Sequence[ColorProgress]], None] | None
+    ) -> Iterator[None]:
+        """Tell `progress` about a job while the block runs, and once at its end."""
+        if progress is None:
+            yield
+            return
+        ended = threading.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RemoteError, KeyError, TypeError):  # not there yet; or gone
+                progress(
+                    [
+                        ColorProgress(color, found["state"], found["steps_done"], found["steps"])
+                        for color, found in self.job(job_id)["colors"].items()
+                    ]
+                )
+
+        def watch() -> None:
+            while not ended.wait(POLL_S):
+                tell()
+
+        thread = threading.Thread(target=watch, name="lumiply-progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+        tell()
+
+
+def process(
+    url: str, photo: Path, job_id: str, color: str, timeout: float = TIMEOUT_S, token: str | None = None
+) -> dict[str, Any]:
+    """Ask for a photo in one colour, as the gateway does.
 
     Args:
         url: the server's address, without `/process`.
@@ -28,6 +187,7 @@ def process(url: str, photo: Path, job_id: str, color: str, timeout: float = TIM
         job_id: name of the job; one photo each.
         color: one of the seven.
         timeout: seconds without an answer.
+        token: what the server asks for, if it asks for one.
 
     Returns:
         The JSON of the answer, as the HTTP contract describes it.
@@ -37,16 +197,7 @@ def process(url: str, photo: Path, job_id: str, color: str, timeout: float = TIM
         OSError: the photo cannot be read.
     """
     fields = {"job_id": job_id, "callback_url": "", "color": color}
-    content_type, body = encode_form(fields, "image", photo.name, photo.read_bytes())
-    request = urllib.request.Request(
-        f"{url}/process", data=body, headers={**_HEADERS, "Content-Type": content_type}, method="POST"
-    )
-    answer = json.loads(_send(request, timeout))
-    if not isinstance(answer, dict):
-        raise RemoteError(
-            f"{url}/process answered with something else than an object. Is it a Lumiply server?"
-        )
-    return answer
+    return _post(f"{url}/process", fields, photo, token, timeout)
 
 
 def fetch(url: str, timeout: float = 30.0) -> bytes:
@@ -75,6 +226,15 @@ def encode_form(fields: Mapping[str, str], part: str, filename: str, data: bytes
     return f"multipart/form-data; boundary={boundary}", b"".join(chunks)
 
 
+def _post(
+    url: str, fields: Mapping[str, str], photo: Path, token: str | None, timeout: float
+) -> dict[str, Any]:
+    content_type, body = encode_form(fields, "image", photo.name, photo.read_bytes())
+    headers = {**_HEADERS, **_bearer(token), "Content-Type": content_type}
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
+    return _object(_send(request, timeout), url)
+
+
 def _send(request: urllib.request.Request, timeout: float) -> bytes:
     direct = [urllib.request.ProxyHandler({})] if _is_local(request.full_url) else []
     try:
@@ -87,6 +247,27 @@ def _send(request: urllib.request.Request, timeout: float) -> bytes:
     except OSError as exc:
         reason = getattr(exc, "reason", exc)
         raise RemoteError(f"{request.full_url} did not answer: {reason}. Does the server run?") from exc
+
+
+def _object(body: bytes, url: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise RemoteError(f"{url} answered with something else than an object. Is it a Lumiply server?")
+    return answer
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise RemoteError("The time limit of the call has passed. Give more with timeout=.")
+    return left
+
+
+def _bearer(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _is_local(url: str) -> bool:

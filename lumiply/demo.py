@@ -51,14 +51,13 @@ def demo(photo: Path | None, once: bool, **options: Any) -> None:
                 if not stop.is_set():
                     describe_engine(slot)
                     started = time.perf_counter()
-                    paths = relight_over_http(service.url, photo, settings.results_dir, stop)
+                    paths = relight_over_http(service.url, photo, settings.results_dir, stop, service.token)
                     _tell(service, photo, paths, time.perf_counter() - started)
                 if not once and not stop.is_set():
                     click.echo("Serving on. Ctrl-C ends.")
-                    wait(stop)
+                    wait(stop, slot)
         finally:
-            if slot.state == "ready":
-                slot.get().close(timeout=10)
+            slot.close(timeout=10)
 
 
 def find_sample(folder: Path | None = None) -> Path:
@@ -75,7 +74,7 @@ def find_sample(folder: Path | None = None) -> Path:
 
 
 def relight_over_http(
-    url: str, photo: Path, results_dir: Path, stop: threading.Event | None = None
+    url: str, photo: Path, results_dir: Path, stop: threading.Event | None = None, token: str | None = None
 ) -> list[Path]:
     """Ask a server for all seven colours as the gateway does, and make the contact sheet.
 
@@ -83,6 +82,7 @@ def relight_over_http(
         url: address of a server that stores its results in `results_dir`.
         photo: what to send.
         stop: once set, no further colour is asked for.
+        token: what the server asks for, if it asks for one.
 
     Returns:
         Paths of the photo, of the results so far, and of the sheet.
@@ -95,7 +95,7 @@ def relight_over_http(
     for color in tqdm(COLORS, desc=photo.name, unit="colour"):
         if stop is not None and stop.is_set():
             break
-        result = client.process(url, photo, JOB_ID, color)["result"]
+        result = client.process(url, photo, JOB_ID, color, token=token)["result"]
         urls.setdefault("off", result["input_image_url"])
         urls[color] = result["images"][color]
     if not urls:

@@ -7,7 +7,11 @@
     |   |-- ImageTooLargeError     image_too_large 413
     |   |-- MissingFieldError      missing_<field> 400
     |   |-- InvalidJobIdError      invalid_job_id  400
+    |   |-- InvalidFieldError      invalid_<field> 400
+    |   |-- UnknownJobError        unknown_job     404
     |   `-- CallbackRefusedError   callback_refused 400
+    |-- UnauthorizedError          unauthorized    401
+    |-- BadSignatureError          bad_signature   403
     |-- SettingsError              a setting has an unknown name or a bad value
     |-- AddressError               the server cannot listen where it was told to
     |-- TunnelError                no public address could be opened
@@ -18,7 +22,10 @@
     |-- LoadingError               loading         503
     |-- EngineClosedError          unavailable     503
     |-- RenderTimeoutError         timeout         504
+    |-- StorageFullError           storage_full    507
     |-- RenderError                render_failed   500
+    |   |-- DeviceMemoryError      out_of_memory   500
+    |   `-- StuckError             stuck           500
     `-- CancelledError             cancelled       409
         `-- ReplacedError          replaced        409
 
@@ -94,6 +101,48 @@ class InvalidJobIdError(UserError):
         )
 
 
+class InvalidFieldError(UserError):
+    """An optional part of the form that is there and cannot be meant."""
+
+    def __init__(self, field: str, given: str, limit: str) -> None:
+        super().__init__(f"{field} 값이 올바르지 않습니다: {given[:40]!r}. {limit}")
+        self.code = f"invalid_{field}"
+
+
+class UnknownJobError(UserError):
+    """A job of which there is no trace: never asked for, deleted, or past its keeping time."""
+
+    code = "unknown_job"
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("그런 작업이 없습니다. job_id를 확인하거나 사진을 다시 보내 주세요.")
+
+
+class UnauthorizedError(LumiplyError):
+    """A request without the token, or with a wrong one."""
+
+    code = "unauthorized"
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__(
+            "토큰이 없거나 올바르지 않습니다. Authorization: Bearer, X-API-Key 또는 ?token= 으로 보내 주세요."
+        )
+
+
+class BadSignatureError(LumiplyError):
+    """A result's address whose signature is missing or wrong, where signatures are asked for."""
+
+    code = "bad_signature"
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__(
+            "이 주소의 서명이 없거나 올바르지 않습니다. 서버가 알려 준 주소를 그대로 사용해 주세요."
+        )
+
+
 class CallbackRefusedError(UserError):
     """A callback address that is not on the allow-list."""
 
@@ -161,21 +210,46 @@ class EngineClosedError(LumiplyError):
 
 
 class RenderTimeoutError(LumiplyError):
-    """A render took longer than the caller can wait. It goes on, and its result is kept."""
+    """A render took longer than the caller can wait. Unless others wait for it, it is ended."""
 
     code = "timeout"
     status = 504
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(
-            f"렌더링이 {seconds:g}초 안에 끝나지 않았습니다. 작업은 계속되니 같은 요청을 잠시 후 다시 보내 주세요."
-        )
+        super().__init__(f"렌더링이 {seconds:g}초 안에 끝나지 않아 취소했습니다. 잠시 후 다시 요청해 주세요.")
 
 
 class RenderError(LumiplyError):
     """A render failed inside the model (out of memory, numbers that are not finite)."""
 
     code = "render_failed"
+
+
+class DeviceMemoryError(RenderError):
+    """The device ran out of memory; fewer colours at once may fit."""
+
+    code = "out_of_memory"
+
+
+class StuckError(RenderError):
+    """The engine made no progress, or its worker died, while this render was with it."""
+
+    code = "stuck"
+
+
+class StorageFullError(LumiplyError):
+    """No space for the results."""
+
+    code = "storage_full"
+    status = 507
+
+    def __init__(self, needed: int | None = None, free: int | None = None) -> None:
+        numbers = (
+            f" (필요 약 {needed / 1e6:.1f}MB, 남음 {free / 1e6:.1f}MB)" if needed and free is not None else ""
+        )
+        super().__init__(
+            f"서버의 저장 공간이 부족합니다{numbers}. 잠시 후 다시 요청하거나 서버를 운영하는 분께 알려 주세요."
+        )
 
 
 class CancelledError(LumiplyError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,22 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     with written_whole(path) as beside:
         beside.write_bytes(data)
+
+
+def link_whole(path: Path, source: Path) -> None:
+    """Let `path` name the same file as `source`, or a copy of it where the disk knows no links.
+
+    Raises:
+        OSError: `source` is not there, the disk is full, or the folder cannot be written.
+    """
+    with written_whole(path) as beside:
+        beside.unlink()
+        try:
+            os.link(source, beside)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copyfile(source, beside)
 
 
 def sync_folder(folder: Path) -> None:

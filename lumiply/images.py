@@ -20,12 +20,12 @@ from lumiply.errors import ImageError, ImageTooLargeError
 log = logging.getLogger(__name__)
 
 #: Formats that are tried on an upload, and no other of Pillow's decoders.
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "AVIF")
+FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 #: Longest side that a JPEG, the format of the results, can hold.
 LONGEST_SIDE: Final = 65_500
 
-_FORMATS_TEXT: Final = "PNG, JPEG, WebP, BMP, AVIF"
+_FORMATS_TEXT: Final = "PNG, JPEG, WebP"
 
 
 def read_photo(source: bytes | Path, max_megapixels: float = 50.0) -> Image.Image:

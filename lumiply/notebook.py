@@ -13,11 +13,12 @@ from typing import Any
 
 from PIL import Image
 
-from lumiply import client
+from lumiply import api, client
 from lumiply.colors import COLORS
 from lumiply.demo import find_sample
 from lumiply.engine.protocol import Engine
 from lumiply.server.service import Service
+from lumiply.server.slot import EngineSlot
 from lumiply.server.tunnel import choose_tunnel
 from lumiply.settings import PREFIX, Settings
 from lumiply.sheet import contact_sheet
@@ -48,7 +49,8 @@ def serve(engine: Engine, settings: Settings) -> Service:
         TunnelError: no public address could be opened.
     """
     stop()
-    service = Service(settings, engine, choose_tunnel(settings)).start()
+    slot = EngineSlot(engine, build=lambda: api.build_engine(settings))
+    service = Service(settings, slot, choose_tunnel(settings)).start()
     with _lock:
         _services.append(service)
     return service
@@ -73,7 +75,8 @@ def try_out(service: Service, photo: str | Path | None = None, *, cell: int = 32
     with Image.open(path) as opened:
         pictures = {"off": opened.convert("RGB")}
     for color in COLORS:
-        url = client.process(service.url, path, job_id, color)["result"]["images"][color]
+        answer = client.process(service.url, path, job_id, color, token=service.token)
+        url = answer["result"]["images"][color]
         local = url.replace(service.public_url, service.url, 1)  # no need to go out and come back
         pictures[color] = Image.open(BytesIO(client.fetch(local)))
     return contact_sheet(pictures, cell=cell)

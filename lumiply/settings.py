@@ -80,6 +80,17 @@ def _pattern(pattern: str, limit: str) -> Kind:
     return Kind(read, limit)
 
 
+def _boolean() -> Kind:
+    def read(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+            str(value).strip().lower()
+        ]
+
+    return Kind(read, "true or false")
+
+
 def _path() -> Kind:
     def read(value: Any) -> Path:
         if not str(value).strip() or "\0" in str(value):
@@ -110,6 +121,18 @@ def _hosts() -> Kind:
         return hosts
 
     return Kind(read, "host names divided by commas, each with an optional :port")
+
+
+def _origins() -> Kind:
+    def read(value: Any) -> tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        origins = tuple(part.strip().rstrip("/").lower() for part in parts if part.strip())
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", origin):
+                raise ValueError(origin)
+        return origins
+
+    return Kind(read, "origins such as https://example.com divided by commas, or *, or empty for none")
 
 
 def _optional(kind: Kind) -> Kind:
@@ -145,7 +168,51 @@ class Settings:
     results_dir: Path = _setting(
         Path("images/inference"), _path(), "Folder of the results, one folder a job in it."
     )
-    queue_size: int = _setting(16, _integer(1, 10_000), "Renders that may wait; one more is answered 503.")
+    queue_size: int = _setting(64, _integer(1, 10_000), "Renders that may wait; one more is answered 503.")
+    threads: int = _setting(
+        128,
+        _integer(8, 1000),
+        "Requests handled at once; an eighth of them is kept free of those that wait for a render.",
+    )
+    upload_timeout_s: float = _setting(
+        120.0, _number(0.1, 3600), "Seconds in which a request must have arrived whole."
+    )
+    stuck_after_s: float = _setting(
+        120.0,
+        _number(0.05, 86_400),
+        "Seconds without any progress after which the engine is taken for stuck and replaced.",
+    )
+    shutdown_s: float = _setting(
+        20.0, _number(0, 3600), "Seconds that renders under way are given when the server is told to stop."
+    )
+    keep_days: float = _setting(30.0, _number(0, 36_500), "Days that results are kept; 0 means for ever.")
+    keep_gb: float = _setting(
+        20.0, _number(0, 1e6), "GB that all results may take before the oldest go; 0 means no limit."
+    )
+    auth: str = _setting(
+        "auto",
+        _choice("auto", "none"),
+        "auto: calls need the token if there is one, and opening a tunnel makes one; none: open to everyone.",
+    )
+    token: str | None = _setting(
+        None,
+        _optional(_pattern(r"[A-Za-z0-9._~-]{16,200}", "16 to 200 letters, digits and . _ ~ -")),
+        "Token that calls of /process, /jobs and /metrics must carry. A secret.",
+        secret=True,
+    )
+    sign_urls: bool = _setting(False, _boolean(), "Whether results are only served under signed addresses.")
+    secret_key: str | None = _setting(
+        None,
+        _optional(_pattern(r"\S{16,200}", "16 to 200 characters without spaces")),
+        "Key that signs addresses and callbacks; empty: made once and kept in the results folder. A secret.",
+        secret=True,
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        ("*",), _origins(), "Origins of web pages whose scripts may call the server."
+    )
+    trusted_proxies: int = _setting(
+        0, _integer(0, 10), "Proxies in front whose X-Forwarded-For, -Proto and -Host are believed."
+    )
     max_upload_mb: float = _setting(32.0, _number(0.001, 1024), "Largest request body, in MB.")
     max_megapixels: float = _setting(
         50.0, _number(0.001, MOST_MEGAPIXELS), "Largest photo, in millions of pixels."
@@ -171,6 +238,9 @@ class Settings:
     callback_hosts: tuple[str, ...] = _setting(
         (), _hosts(), "Hosts to which results may be pushed (`callback_url`); empty means none."
     )
+    callback_private: bool = _setting(
+        False, _boolean(), "Whether allowed callback hosts may have private addresses, as on a local network."
+    )
     device: str = _setting(
         "auto",
         _pattern(r"auto|cpu|cuda(:[0-9]{1,3})?", "auto, cpu, cuda or cuda:N"),
@@ -194,13 +264,17 @@ class Settings:
         "info", _choice("debug", "info", "warning", "error"), "Least important messages that are logged."
     )
 
+    log_format: str = _setting(
+        "text", _choice("text", "json"), "How log lines are written: text for people, json for programs."
+    )
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             kind: Kind = field.metadata["kind"]
             given = getattr(self, field.name)
             try:
                 value = kind.read(given)
-            except (ValueError, TypeError, OverflowError) as exc:
+            except (ValueError, TypeError, KeyError, OverflowError) as exc:
                 shown = "the given value" if field.metadata["secret"] else repr(given)
                 raise SettingsError(
                     f"{field.name} must be {kind.limit}, not {shown}. Change it, or unset"
@@ -240,6 +314,11 @@ class Settings:
                 values[key] = value
         return cls(**values)
 
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that may wait for a render at the same time; the other threads answer at once."""
+        return self.threads - max(2, self.threads // 8)
+
     def replace(self, **changes: Any) -> Settings:
         """These settings with some of them changed."""
         return dataclasses.replace(self, **changes)
@@ -259,7 +338,9 @@ class Settings:
 
 
 def _shown(default: Any) -> str:
-    return "" if default is None or default == () else str(default)
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -278,6 +359,10 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise SettingsError(
             f"tunnel=ngrok and public_url={settings.public_url} contradict each other: ngrok chooses the address."
             " Unset LUMIPLY_PUBLIC_URL, or set LUMIPLY_TUNNEL=none."
+        )
+    if settings.auth == "none" and settings.token is not None:
+        raise SettingsError(
+            "auth=none and a token contradict each other. Unset LUMIPLY_TOKEN, or set LUMIPLY_AUTH=auto."
         )
     if settings.device == "cpu" and settings.precision == "float16":
         raise SettingsError(

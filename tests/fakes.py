@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -25,7 +26,16 @@ INFO = EngineInfo(
     precision="float32",
     image_size=64,
     steps=7,
+    presets={"exact": 7, "fast": 2},
 )
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for another thread to get somewhere."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.002)
 
 
 @dataclass(eq=False)
@@ -38,6 +48,7 @@ class FakeRender:
     steps: int | None
     progress: ProgressCallback | None
     future: Future[dict[str, Image.Image]] = field(default_factory=Future)
+    preset: str | None = None
 
     def finish(self) -> None:
         """Hand out the pictures, unless cancelled."""
@@ -68,6 +79,7 @@ class FakeEngine:
         self.manual = manual
         self.error: BaseException | None = None
         self.closed = False
+        self.alive = True
         self.renders: list[FakeRender] = []
         self._queue_size = queue_size
         self._arrival = threading.Condition()
@@ -84,6 +96,7 @@ class FakeEngine:
         seed: int = DEFAULT_SEED,
         steps: int | None = None,
         progress: ProgressCallback | None = None,
+        preset: str | None = None,
     ) -> Future[dict[str, Image.Image]]:
         if self.closed:
             raise EngineClosedError("closed")
@@ -91,7 +104,7 @@ class FakeEngine:
             raise UserError("no adaptor is loaded for it")
         if self.queue_length >= self._queue_size:
             raise BusyError("대기열이 가득 찼습니다.")
-        render = FakeRender(photo, in_palette_order(colors), seed, steps, progress)
+        render = FakeRender(photo, in_palette_order(colors), seed, steps, progress, preset=preset)
         with self._arrival:
             self.renders.append(render)
             self._arrival.notify_all()
@@ -121,8 +134,9 @@ class FakeSender:
         self.called = threading.Event()
         self._error = error
 
-    def post(self, url: str, body: bytes) -> int:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         self.sent.append((url, body))
+        self.headers = headers
         self.called.set()
         if self._error:
             raise self._error

@@ -22,16 +22,16 @@ def saved(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_the_usual_formats_are_read(format: str) -> None:
     photo = read_photo(photo_bytes(red=200, format=format))
     assert (photo.mode, photo.size) == ("RGB", (40, 30))
     assert photo.getpixel((5, 5)) == pytest.approx((200, 100, 50), abs=6)
 
 
-@pytest.mark.parametrize("format", ["GIF", "TIFF", "ICO", "PPM", "TGA"])
+@pytest.mark.parametrize("format", ["BMP", "GIF", "TIFF", "ICO", "PPM", "TGA", "AVIF"])
 def test_other_formats_are_refused(format: str) -> None:
-    with pytest.raises(ImageError, match="PNG, JPEG, WebP, BMP, AVIF"):
+    with pytest.raises(ImageError, match="PNG, JPEG, WebP"):
         read_photo(photo_bytes(format=format))
 
 
@@ -90,7 +90,7 @@ def test_a_side_longer_than_a_jpeg_can_have_is_refused() -> None:
         read_photo(saved(Image.new("1", (65_501, 1))))
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.6, 0.9])
 def test_a_photo_cut_anywhere_is_refused(format: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
@@ -101,7 +101,7 @@ def test_a_photo_cut_anywhere_is_refused(format: str, share: float) -> None:
 
 def test_damaged_bytes_raise_nothing_but_image_errors() -> None:
     noise = np.random.default_rng(0)
-    for format in ("PNG", "JPEG", "WEBP", "BMP"):
+    for format in ("PNG", "JPEG", "WEBP"):
         whole = photo_bytes(format=format)
         for _ in range(150):
             data = bytearray(whole)

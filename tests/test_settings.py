@@ -9,6 +9,7 @@ import pytest
 
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
+from lumiply.settings_page import page
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -62,6 +63,9 @@ def test_arguments_win_over_the_environment_unless_none() -> None:
         ("HOST", "a b", "host name"),
         ("SEED", "-1", "from 0"),
         ("STEPS", "0", "from 1 to 1000"),
+        ("SIGN_URLS", "maybe", "true or false"),
+        ("CORS_ORIGINS", "a.example", "origins such as"),
+        ("THREADS", "4", "from 8"),
     ],
 )
 def test_a_bad_value_is_named_with_its_limit_and_remedy(name: str, value: str, limit: str) -> None:
@@ -124,3 +128,18 @@ def test_every_setting_is_described() -> None:
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_the_page_of_settings_is_current() -> None:
+    written = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    assert written == page(), "run: python -m lumiply.settings_page > docs/settings.md"
+
+
+@pytest.mark.parametrize(("given", "value"), [("true", True), ("1", True), ("No", False), (False, False)])
+def test_yes_and_no_are_read(given: object, value: bool) -> None:
+    assert Settings(sign_urls=given).sign_urls is value
+
+
+def test_some_threads_never_wait() -> None:
+    assert Settings().waiting_requests == 112
+    assert Settings(threads=8).waiting_requests == 6

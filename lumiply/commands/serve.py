@@ -38,17 +38,16 @@ def serve(**options: Any) -> None:
                 wait_for_engine(slot, stop)
                 if not stop.is_set():
                     describe_engine(slot)
-                wait(stop)
+                wait(stop, slot)
         finally:
-            if slot.state == "ready":
-                slot.get().close(timeout=10)
+            slot.close(timeout=10)
     click.echo("Stopped.")
 
 
 def announce(service: Service) -> None:
     """Say where the server is."""
     click.echo(f"Lumiply serves at {service.public_url}  (Ctrl-C ends)")
-    click.echo(f"  COLAB_WEBHOOK_URL={service.public_url}/process")
+    click.echo(f"  COLAB_WEBHOOK_URL={service.webhook_url}")
 
 
 def wait_for_engine(slot: EngineSlot, stop: threading.Event) -> None:
@@ -69,7 +68,12 @@ def describe_engine(slot: EngineSlot) -> None:
     click.echo(f"Ready: {info.model} on {info.device}, {info.precision}, {info.steps} steps. {info.weights}")
 
 
-def wait(stop: threading.Event) -> None:
-    """Until a signal comes; in slices, because on Windows Ctrl-C does not interrupt a wait."""
+def wait(stop: threading.Event, slot: EngineSlot) -> None:
+    """Until a signal comes; in slices, because on Windows Ctrl-C does not interrupt a wait.
+
+    Raises:
+        BaseException: whatever ended the engine for good. Ending with it lets a supervisor start the server anew.
+    """
     while not stop.wait(1.0):
-        pass
+        if slot.error is not None:
+            raise slot.error

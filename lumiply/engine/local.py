@@ -20,6 +20,7 @@ from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, Progress, Progress
 from lumiply.errors import (
     BusyError,
     CancelledError,
+    DeviceMemoryError,
     EngineClosedError,
     LumiplyError,
     RenderError,
@@ -63,6 +64,11 @@ class LocalEngine:
     @property
     def info(self) -> EngineInfo:
         return self._info
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker goes on, or ended because it was told to."""
+        return self._worker.is_alive() or self._closing.is_set()
 
     @property
     def queue_length(self) -> int:
@@ -160,7 +166,9 @@ class LocalEngine:
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             log.exception("out of memory")
-            _fail(job.future, _wrapped("the device ran out of memory; ask for fewer colours at once", error))
+            refused = DeviceMemoryError("the device ran out of memory; ask for fewer colours at once")
+            refused.__cause__ = error
+            _fail(job.future, refused)
         except Exception as error:
             log.exception("a render failed")
             _fail(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, runtime_checkable
 
 from PIL import Image
@@ -54,6 +54,8 @@ class EngineInfo:
         image_size: pixels on a side at which the model works.
         steps: denoising steps of a render that names none.
         colors: what can be asked for: the seven, less those whose adaptor was not there.
+        parallel: renders that it works on at the same time; a server keeps it that many ahead, and one more.
+        presets: names that `Engine.submit` takes as `preset`, with the denoising steps of each; empty: it takes none.
     """
 
     model: str
@@ -64,11 +66,17 @@ class EngineInfo:
     image_size: int
     steps: int
     colors: tuple[str, ...] = COLORS
+    parallel: int = 1
+    presets: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Relights a photo in some colours, with progress."""
+    """Relights a photo in some colours, with progress.
+
+    Optional, looked for by servers: an attribute `alive`, false once its worker has died; and, where `info.presets`
+    names some, a keyword `preset` of `submit`.
+    """
 
     @property
     def info(self) -> EngineInfo:

@@ -5,28 +5,20 @@ The sentence is for a person; it never is the text of an exception that nobody f
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any, Final
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
 
-from lumiply.errors import LumiplyError
+from lumiply.errors import LumiplyError, StorageFullError
+from lumiply.server.sentences import INTERNAL, sentence_of
 
 log = logging.getLogger(__name__)
 
 #: Seconds after which a client told "not now" may ask again.
 RETRY_AFTER_S: Final = 10
-
-_INTERNAL: Final = "서버 내부 오류가 발생했습니다. 잠시 후 다시 시도해 주세요."
-
-#: Sentences that stand in for an engine's own, which are written for whoever runs it.
-_BY_CODE: Final = {
-    "busy": "지금 처리 중인 요청이 많습니다. 잠시 후 다시 요청해 주세요.",
-    "unavailable": "지금은 렌더링할 수 없습니다. 잠시 후 다시 요청해 주세요.",
-    "cancelled": "렌더링이 취소되었습니다. 다시 요청해 주세요.",
-    "render_failed": "렌더링에 실패했습니다. 다시 시도하거나 더 작은 사진으로 보내 주세요.",
-}
 
 #: Codes and sentences of errors that Flask and Werkzeug raise; others get a general one.
 _HTTP_ERRORS: Final[dict[int, tuple[str, str]]] = {
@@ -34,6 +26,7 @@ _HTTP_ERRORS: Final[dict[int, tuple[str, str]]] = {
     404: ("not_found", "요청한 주소를 찾을 수 없습니다."),
     405: ("method_not_allowed", "이 주소에서 지원하지 않는 HTTP 메서드입니다."),
     408: ("request_timeout", "업로드가 제시간에 끝나지 않았습니다. 다시 보내 주세요."),
+    416: ("range_not_satisfiable", "요청한 범위가 파일의 크기를 벗어납니다."),
     413: (
         "upload_too_large",
         "업로드가 너무 큽니다 (한도 {max_upload_mb:g}MB). 더 작은 파일로 다시 보내 주세요.",
@@ -53,12 +46,19 @@ def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
     def expected(error: LumiplyError) -> Response:
         if error.status == 500:
             log.error("request failed: %s", error, exc_info=error)
-        sentence = _BY_CODE.get(error.code) or (_INTERNAL if error.status == 500 else str(error))
-        response = jsonify(error_body(sentence, error.code))
-        response.status_code = error.status
+        response = _answer(error.status, sentence_of(error), error.code)
         if error.status == 503:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        if error.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         return response
+
+    @app.errorhandler(OSError)
+    def disk(error: OSError) -> Response:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            log.error("no space: %s", error)
+            return expected(StorageFullError())
+        return unexpected(error)
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
@@ -66,8 +66,7 @@ def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
         code, sentence = _HTTP_ERRORS.get(
             status, ("http_error", f"요청을 처리할 수 없습니다 (HTTP {status}).")
         )
-        response = jsonify(error_body(sentence.format(max_upload_mb=max_upload_mb), code))
-        response.status_code = status
+        response = _answer(status, sentence.format(max_upload_mb=max_upload_mb), code)
         for name, value in error.get_headers():
             if name.lower() not in ("content-type", "content-length"):
                 response.headers[name] = value
@@ -76,6 +75,11 @@ def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         log.error("request failed", exc_info=error)
-        response = jsonify(error_body(_INTERNAL, "internal_error"))
-        response.status_code = 500
-        return response
+        return _answer(500, INTERNAL, "internal_error")
+
+
+def _answer(status: int, sentence: str, code: str) -> Response:
+    g.error_code = code  # for the log
+    response = jsonify(error_body(sentence, code))
+    response.status_code = status
+    return response

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from flask import Flask
 from flask_cors import CORS
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from lumiply.engine.protocol import Engine
+from lumiply.server.access import install_access_log
 from lumiply.server.answers import install_error_handlers
-from lumiply.server.callbacks import Sender
-from lumiply.server.results import ResultFiles
+from lumiply.server.job_views import jobs
+from lumiply.server.openapi import openapi
+from lumiply.server.outbound import Sender
+from lumiply.server.results import results
 from lumiply.server.site import Site
 from lumiply.server.slot import EngineSlot
+from lumiply.server.status_views import status
 from lumiply.server.store import JobStore
-from lumiply.server.views import health, process
+from lumiply.server.views import process
 from lumiply.settings import Settings
+
+#: Limits on forms: bytes of a field that is no file (Werkzeug's buffer needs as much itself), and parts.
+_FORM_BYTES, _FORM_PARTS = 500_000, 20
 
 
 def create_app(
@@ -35,13 +43,18 @@ def create_app(
     settings = settings or Settings()
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.max_upload_mb * 1e6)
+    app.config["MAX_FORM_MEMORY_SIZE"] = _FORM_BYTES
+    app.config["MAX_FORM_PARTS"] = _FORM_PARTS
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    CORS(app)
-    site = Site.build(settings, engine, store, sender)
-    site.install(app)
+    app.url_map.merge_slashes = False
+    install_access_log(app)
+    Site.build(settings, engine, store, sender).install(app)
+    if settings.cors_origins:
+        CORS(app, origins=list(settings.cors_origins), send_wildcard="*" in settings.cors_origins)
     install_error_handlers(app, settings.max_upload_mb)
-    app.register_blueprint(process)
-    app.register_blueprint(health)
-    app.wsgi_app = ResultFiles(app.wsgi_app, site.store.root)  # type: ignore[method-assign]
+    for blueprint in (process, jobs, results, status, openapi):
+        app.register_blueprint(blueprint)
+    if count := settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, count, count, count)  # type: ignore[method-assign]
     return app

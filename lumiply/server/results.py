@@ -2,79 +2,73 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
-from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Final
 
-from werkzeug.middleware.shared_data import SharedDataMiddleware
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import NotFound
+from werkzeug.wsgi import wrap_file
 
-from lumiply.errors import InvalidJobIdError
-from lumiply.server.store import PUBLIC_NAMES, require_job_id
+from lumiply.errors import InvalidJobIdError, UnauthorizedError
+from lumiply.server.auth import SIGNATURE_QUERY
+from lumiply.server.site import RESULTS_PATH, Site, current_site
+from lumiply.server.store import PUBLIC_NAMES
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+results = Blueprint("results", __name__)
 
-#: Where the results stand; part of the HTTP contract, and of URLs that clients keep.
-RESULTS_PATH: Final = "/static/inference"
-
-_Opener = Callable[[], tuple[IO[bytes], datetime, int]]
-
-_EXTRA_HEADERS: Final = [("Access-Control-Allow-Origin", "*"), ("X-Content-Type-Options", "nosniff")]
-
-
-class ResultFiles(SharedDataMiddleware):
-    """Serves the public files of a `JobStore`; every other request goes on to the application.
-
-    A browser keeps a file and asks each time whether it changed (max-age 0 with an ETag: a 304 costs no
-    bytes), because a new photo under the same job id changes what stands at a URL.
-    """
-
-    def __init__(self, app: WSGIApplication, root: Path) -> None:
-        super().__init__(app, {RESULTS_PATH: str(root.absolute())}, cache=True, cache_timeout=0)
-
-    def get_directory_loader(
-        self, directory: str
-    ) -> Callable[[str | None], tuple[str | None, _Opener | None]]:
-        def loader(path: str | None) -> tuple[str | None, _Opener | None]:
-            job_id, _, name = (path or "").partition("/")
-            try:
-                require_job_id(job_id)
-            except InvalidJobIdError:
-                return None, None
-            if name not in PUBLIC_NAMES:
-                return None, None
-            file = os.path.join(directory, job_id, name)
-            return (name, _opener(file)) if os.path.isfile(file) else (None, None)
-
-        return loader
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return self.app(environ, start_response)
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            if any(name == "Etag" for name, _ in headers):  # ours, not the application's
-                headers = [pair for pair in headers if pair[0] != "Date"] + _EXTRA_HEADERS  # the server dates
-            return start_response(status, headers, exc_info)
-
-        try:
-            body = super().__call__(environ, start)
-        except FileNotFoundError:  # removed between look-up and opening
-            return self.app(environ, start_response)
-        if environ["REQUEST_METHOD"] == "HEAD":
-            getattr(body, "close", lambda: None)()
-            return []
-        return body
+#: A browser keeps a file and asks each time whether it changed (a 304 costs no bytes), because a new photo under
+#: the same job id changes what stands at a URL.
+_CACHE: Final = "max-age=0, public"
 
 
-def _opener(file: str) -> _Opener:
-    """Opens a file, with the time and size of what was opened, even if it is replaced meanwhile."""
+@results.get(f"{RESULTS_PATH}/<job_id>/<name>")
+def get_result(job_id: str, name: str) -> Response:
+    """One file, whole, in ranges, or not at all if the client has it already."""
+    site = current_site()
+    if name not in PUBLIC_NAMES:
+        raise NotFound
+    try:
+        file = site.store.folder(job_id) / name
+    except InvalidJobIdError:
+        raise NotFound from None
+    _check_signature(site, job_id, name)
+    try:
+        stream = file.open("rb")
+    except OSError:
+        raise NotFound from None
+    try:
+        return _answer(stream, name)
+    except BaseException:  # such as a range that the file does not have
+        stream.close()
+        raise
 
-    def opener() -> tuple[IO[bytes], datetime, int]:
-        stream = open(file, "rb")  # noqa: SIM115 - the WSGI server closes it
-        status = os.fstat(stream.fileno())
-        return stream, datetime.fromtimestamp(status.st_mtime, tz=timezone.utc), status.st_size
 
-    return opener
+def _check_signature(site: Site, job_id: str, name: str) -> None:
+    if site.signer is None:
+        return
+    try:  # whoever has the token needs no signature
+        if site.token is not None:
+            site.authorize()
+            return
+    except UnauthorizedError:
+        pass
+    site.signer.check(job_id, name, request.args.get(SIGNATURE_QUERY, ""))
+
+
+def _answer(stream: IO[bytes], name: str) -> Response:
+    """Time and size are those of what was opened, even if it is replaced meanwhile."""
+    status = os.fstat(stream.fileno())
+    response = Response(
+        wrap_file(request.environ, stream),
+        mimetype=mimetypes.guess_type(name)[0],
+        direct_passthrough=True,
+    )
+    response.content_length = status.st_size
+    response.last_modified = datetime.fromtimestamp(status.st_mtime, tz=timezone.utc)
+    response.set_etag(f"{status.st_mtime_ns:x}-{status.st_size:x}")
+    response.headers["Cache-Control"] = _CACHE
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.make_conditional(request.environ, accept_ranges=True, complete_length=status.st_size)
+    return response

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from urllib.parse import urlencode
 
 from lumiply.engine.protocol import Engine
 from lumiply.server.app import create_app
+from lumiply.server.auth import TOKEN_QUERY, new_token
 from lumiply.server.site import site_of
 from lumiply.server.slot import EngineSlot
 from lumiply.server.thread import FlaskServerThread
@@ -41,13 +43,25 @@ class Service:
         """Address for everyone, or `url` if there is none."""
         return self._site.public_url or self.url
 
+    @property
+    def webhook_url(self) -> str:
+        """What the gateway's `COLAB_WEBHOOK_URL` is to be: `/process`, with the token if there is one."""
+        token = self._site.token
+        return f"{self.public_url}/process" + (f"?{urlencode({TOKEN_QUERY: token})}" if token else "")
+
+    @property
+    def token(self) -> str | None:
+        """What calls must carry; None: nothing."""
+        return self._site.token
+
     def start(self) -> Service:
-        """Listen, then open the tunnel.
+        """Listen, then open the tunnel. Behind a tunnel there is always a token, unless the settings forbid it.
 
         Raises:
             AddressError: the port is in use.
             TunnelError: no public address; nothing listens then.
         """
+        self._site.open()
         self._server.start()
         try:
             public_url = self._tunnel.open(self._server.port)
@@ -56,6 +70,8 @@ class Service:
             raise
         if public_url is not None:
             self._site.public_url = public_url
+            if self._site.token is None and self.settings.auth == "auto":
+                self._site.token = new_token()
         return self
 
     def announcement(self) -> str:
@@ -64,16 +80,20 @@ class Service:
             "✅ Colab 서버가 시작되었습니다!",
             f"🌐 Public URL: {self.public_url}",
             "📝 FastAPI의 COLAB_WEBHOOK_URL 환경 변수에 다음 URL을 설정하세요:",
-            f"   {self.public_url}/process",
+            f"   {self.webhook_url}",
         ]
         reason = self._tunnel.explain()
         return "\n".join([*lines, f"ℹ️ {reason}"] if reason else lines)
 
     def close(self) -> None:
-        """Close the tunnel, stop listening, finish writing; not the engine. Safe to call twice."""
-        self._tunnel.close()
-        self._server.shutdown()
+        """Stop accepting, finish or hand back what runs, answer, close the tunnel. Safe to call twice.
+
+        The engine is not closed. Renders under way are given the seconds of the setting `shutdown_s`.
+        """
+        self._server.stop_accepting()
         self._site.close()
+        self._server.shutdown()
+        self._tunnel.close()
 
     def __enter__(self) -> Service:
         return self.start()

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import logging
+import threading
+from dataclasses import dataclass, field
 from typing import Final, cast
+from urllib.parse import urlencode
 
 from flask import Flask, current_app, request
 from werkzeug.exceptions import BadRequest
 
 from lumiply.engine.protocol import Engine
-from lumiply.server.callbacks import Callbacks, Sender
+from lumiply.server.auth import SIGNATURE_QUERY, ResultSigner, load_secret, require_token
+from lumiply.server.callbacks import Callbacks
+from lumiply.server.dispatch import RenderQueue
 from lumiply.server.jobs import Jobs
-from lumiply.server.results import RESULTS_PATH
+from lumiply.server.metrics import Metrics
+from lumiply.server.outbound import PinnedSender, Sender
+from lumiply.server.retention import Sweeper
 from lumiply.server.slot import EngineSlot
 from lumiply.server.store import JobStore
 from lumiply.settings import Settings
 
+log = logging.getLogger(__name__)
+
 _KEY: Final = "lumiply"
+
+#: Where the results stand; part of the HTTP contract, and of URLs that clients keep.
+RESULTS_PATH: Final = "/static/inference"
 
 
 @dataclass
@@ -26,14 +39,21 @@ class Site:
     Attributes:
         public_url: where others reach the server; None: wherever a request says that it came to. May change
             while the server runs, as a tunnel opens.
+        token: what calls must carry; None: nothing. May change as well.
     """
 
     settings: Settings
     engine: EngineSlot
     store: JobStore
+    queue: RenderQueue
     jobs: Jobs
+    sweeper: Sweeper
     callbacks: Callbacks
+    metrics: Metrics
     public_url: str | None = None
+    token: str | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _is_open: bool = False
 
     @classmethod
     def build(
@@ -43,16 +63,59 @@ class Site:
         store: JobStore | None = None,
         sender: Sender | None = None,
     ) -> Site:
-        """Put the parts together."""
+        """Put the parts together. Nothing is read and no thread started."""
         slot = engine if isinstance(engine, EngineSlot) else EngineSlot(engine)
         store = store or JobStore(settings.results_dir)
-        jobs = Jobs(store, slot, settings)
-        callbacks = Callbacks(settings.callback_hosts, sender)
-        return cls(settings, slot, store, jobs, callbacks, settings.public_url)
+        metrics = Metrics()
+        queue = RenderQueue(slot, metrics, size=settings.queue_size, stuck_after_s=settings.stuck_after_s)
+        jobs = Jobs(store, slot, queue, settings, metrics)
+        sweeper = Sweeper(store, metrics, jobs.is_active, days=settings.keep_days, gigabytes=settings.keep_gb)
+        callbacks = Callbacks(
+            settings.callback_hosts,
+            sender or PinnedSender(settings.callback_private),
+            secret=functools.partial(load_secret, store.root, settings.secret_key),
+            outcome=lambda outcome: metrics.callbacks.labels(outcome).inc(),
+        )
+        metrics.gauge("lumiply_queue_length", "Renders accepted and not yet ended.", lambda: queue.length)
+        metrics.gauge(
+            "lumiply_engine_ready", "1 while a loaded engine makes progress.", lambda: slot.state == "ready"
+        )
+        public_url, token = settings.public_url, settings.token
+        return cls(settings, slot, store, queue, jobs, sweeper, callbacks, metrics, public_url, token)
 
     def install(self, app: Flask) -> None:
-        """Make this the site of `app`."""
+        """Make this the site of `app`, and open it with the first request at the latest."""
         app.extensions[_KEY] = self
+        app.before_request(self.open)
+
+    def open(self) -> None:
+        """Read what the results folder holds, sweep leftovers, start the background threads. Cheap when open."""
+        if self._is_open:
+            return
+        with self._lock:
+            if not self._is_open:
+                try:
+                    self.store.open()
+                except OSError as exc:  # jobs will say so; /health goes on
+                    log.error("results folder not readable: %s", exc)
+                self.queue.start()
+                self.sweeper.start()
+                self._is_open = True
+
+    def authorize(self) -> None:
+        """Let the current request pass if it carries the token.
+
+        Raises:
+            UnauthorizedError: it does not.
+        """
+        require_token(request, self.token)
+
+    @functools.cached_property
+    def signer(self) -> ResultSigner | None:
+        """What signs results' addresses; None if they are not signed."""
+        if not self.settings.sign_urls:
+            return None
+        return ResultSigner(load_secret(self.store.root, self.settings.secret_key))
 
     def result_url(self, job_id: str, name: str) -> str:
         """Address of a result, within a request.
@@ -63,17 +126,28 @@ class Site:
         if self.public_url is None and not request.host:
             raise BadRequest
         base = self.public_url or request.host_url.rstrip("/")
-        return f"{base}{RESULTS_PATH}/{job_id}/{name}"
+        query = "?" + urlencode({SIGNATURE_QUERY: self.signer.sign(job_id, name)}) if self.signer else ""
+        return f"{base}{RESULTS_PATH}/{job_id}/{name}{query}"
 
-    def close(self) -> None:
-        """Finish writing, drop callbacks. The engine is its maker's to close, before this."""
-        self.jobs.close()
+    def close(self, timeout: float | None = None) -> None:
+        """End renders within `timeout` seconds (the setting, by default), finish writing, drop callbacks.
+
+        The engine is its maker's to close. Safe to call twice.
+        """
+        self.jobs.close(self.settings.shutdown_s if timeout is None else timeout)
+        self.sweeper.close()
         self.callbacks.close()
 
 
 def site_of(app: Flask) -> Site:
     """The site of an application that `create_app` made."""
     return cast(Site, app.extensions[_KEY])
+
+
+def settings_of(app: object) -> Settings:
+    """The settings of an application that `create_app` made; the defaults for any other."""
+    site = getattr(app, "extensions", {}).get(_KEY)
+    return site.settings if isinstance(site, Site) else Settings()
 
 
 def current_site() -> Site:

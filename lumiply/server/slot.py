@@ -1,36 +1,60 @@
-"""Where a server finds its engine: not there yet, there, or why it never will be."""
+"""Where a server finds its engine: not there yet, there, being replaced, or why it never will be."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
-from lumiply.engine.protocol import Engine
+from lumiply.engine.protocol import Engine, EngineInfo
 from lumiply.errors import EngineClosedError, LoadingError, LumiplyError
 
 log = logging.getLogger(__name__)
 
 SlotState = Literal["loading", "ready", "failed"]
 
+#: An engine is replaced this often within this many seconds; then the slot gives up.
+MOST_RESTARTS: Final = 3
+RESTARTS_WITHIN_S: Final = 1800.0
+
 
 class EngineSlot:
     """Holds at most one engine, so that a server can answer before the model is loaded. Thread-safe."""
 
-    def __init__(self, engine: Engine | None = None) -> None:
+    def __init__(self, engine: Engine | None = None, build: Callable[[], Engine] | None = None) -> None:
+        """`build` makes another engine, should this one have to be replaced."""
         self._engine = engine
+        self._build = build
+        self._info = engine.info if engine is not None else None
         self._error: BaseException | None = None
+        self._reason = ""
+        self._restarts: deque[float] = deque()
+        self._closed = False
+        self._lock = threading.Lock()
         self._settled = threading.Event()
         if engine is not None:
             self._settled.set()
 
     @property
-    def state(self) -> SlotState:
+    def engine(self) -> Engine | None:
         """What stands in the slot now."""
+        return self._engine
+
+    @property
+    def state(self) -> SlotState:
+        """What stands in the slot now, in a word."""
         if self._engine is not None:
             return "ready"
         return "failed" if self._settled.is_set() else "loading"
+
+    @property
+    def reason(self) -> str:
+        """Why the last engine was replaced; empty if none was."""
+        return self._reason
 
     @property
     def error(self) -> BaseException | None:
@@ -53,10 +77,25 @@ class EngineSlot:
             )
         raise LoadingError
 
+    def info(self) -> EngineInfo:
+        """What runs here, or ran until it had to be replaced a moment ago.
+
+        Raises:
+            LoadingError, EngineClosedError: as `get`, if nothing ever ran.
+        """
+        if self._info is None or self.state == "failed":
+            return self.get().info
+        return self._info
+
     def put(self, engine: Engine) -> None:
         """Fill the slot."""
-        self._engine = engine
-        self._settled.set()
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._engine, self._info = engine, engine.info
+                self._settled.set()
+        if closed:
+            engine.close(0)
 
     def fail(self, error: BaseException) -> None:
         """Say that no engine will come."""
@@ -69,6 +108,7 @@ class EngineSlot:
 
     def load(self, build: Callable[[], Engine]) -> threading.Thread:
         """Fill the slot with `build()` from a background thread, which is returned, started."""
+        self._build = build
 
         def work() -> None:
             try:
@@ -83,3 +123,40 @@ class EngineSlot:
         thread = threading.Thread(target=work, name="lumiply-load", daemon=True)
         thread.start()
         return thread
+
+    def restart(self, engine: Engine, reason: str) -> None:
+        """Replace `engine`, if it still stands here, by another of its kind; from a background thread.
+
+        Without a way to build one, or after too many in a short time, the slot has failed.
+        """
+        with self._lock:
+            if self._engine is not engine or self._closed:
+                return
+            self._engine, self._reason = None, reason
+            now = time.monotonic()
+            self._restarts.append(now)
+            while now - self._restarts[0] > RESTARTS_WITHIN_S:
+                self._restarts.popleft()
+            build = self._build if len(self._restarts) <= MOST_RESTARTS else None
+            if build is not None:
+                self._settled.clear()
+        threading.Thread(target=_give_up, args=(engine,), name="lumiply-give-up", daemon=True).start()
+        if build is not None:
+            self.load(build)
+        else:
+            self.fail(
+                EngineClosedError(f"the engine stopped ({reason}) and was not replaced; restart the server")
+            )
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close the engine, now or when it has been loaded. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            engine = self._engine
+        if engine is not None:
+            engine.close(timeout)
+
+
+def _give_up(engine: Engine) -> None:
+    with contextlib.suppress(Exception):
+        engine.close(0)

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
-
 from lumiply.errors import AddressError
-from lumiply.server.answers import error_body
+from lumiply.server.site import settings_of
+from lumiply.server.wsgi import BACKLOG, WaitressLoop
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 log = logging.getLogger(__name__)
-access_log = logging.getLogger("lumiply.access")
 
-#: Connections that wait for `accept`.
-BACKLOG: Final = 128
-
-
-class _Handler(WSGIRequestHandler):
-    """Logs through `lumiply.access`, without query strings, which may carry secrets."""
-
-    timeout = 60  # seconds without a byte on a connection, either way
-
-    def version_string(self) -> str:
-        return "Lumiply"
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what is not even HTTP, as JSON like every other error."""
-        body = json.dumps(error_body(f"HTTP 요청 형식이 올바르지 않습니다 ({int(code)}).", "bad_request"))
-        self.close_connection = True
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        path = getattr(self, "path", "-").partition("?")[0]
-        access_log.info("%s %r %s", getattr(self, "command", "-"), path, str(code))
-
-    def log(self, type: str, message: str, *args: Any) -> None:
-        access_log.log(logging.ERROR if type == "error" else logging.INFO, message, *args)
+#: Bodies up to this many times the application's limit are read, so that it can answer that they are too large.
+_READ_BEYOND: Final = 2
+#: Seconds that answers under way are given when no other number is.
+SHUTDOWN_S: Final = 5.0
 
 
 class FlaskServerThread:
-    """Serves an application until `shutdown()`. One thread a connection.
+    """Serves an application with waitress until `shutdown()`.
 
     Args:
         app: a Flask application, or any WSGI one.
@@ -61,9 +33,9 @@ class FlaskServerThread:
 
     def __init__(self, app: WSGIApplication, host: str = "127.0.0.1", port: int = 5000) -> None:
         self._app = app
+        self._settings = settings_of(app)
         self._lock = threading.Lock()
-        self._server: BaseWSGIServer | None = None
-        self._thread: threading.Thread | None = None
+        self._loop: WaitressLoop | None = None
         self.host = host
         self.port = port
 
@@ -76,7 +48,7 @@ class FlaskServerThread:
     @property
     def is_running(self) -> bool:
         """Whether it listens."""
-        return self._server is not None
+        return self._loop is not None
 
     def start(self) -> FlaskServerThread:
         """Listen, and return once connections are accepted. Starting a running server changes nothing.
@@ -85,46 +57,41 @@ class FlaskServerThread:
             AddressError: the port is in use, or the address is not this machine's.
         """
         with self._lock:
-            if self._server is not None:
+            if self._loop is not None:
                 return self
             listener = _listen(self.host, self.port)
-            try:
-                self.port = listener.getsockname()[1]
-                server = make_server(
-                    self.host,
-                    self.port,
-                    self._app,
-                    threaded=True,
-                    request_handler=_Handler,
-                    fd=listener.fileno(),
-                )
-            finally:
-                listener.close()  # the server holds a duplicate
-            self._thread = threading.Thread(
-                target=server.serve_forever,
-                kwargs={"poll_interval": 0.05},
-                name="lumiply-server",
-                daemon=True,
+            self.port = listener.getsockname()[1]
+            self._loop = WaitressLoop(
+                self._app,
+                listener,
+                threads=self._settings.threads,
+                max_body=int(_READ_BEYOND * self._settings.max_upload_mb * 1e6),
+                upload_timeout_s=self._settings.upload_timeout_s,
             )
-            self._server = server
-            self._thread.start()
+            self._loop.start()
         log.info("listening on %s", self.url)
         return self
 
-    def shutdown(self) -> None:
-        """Stop accepting and free the port; requests under way go on in their threads. Safe to call twice."""
+    def stop_accepting(self) -> None:
+        """Free the port; requests under way go on. Safe to call twice, and before `shutdown`."""
         with self._lock:
-            server, thread = self._server, self._thread
-            self._server = self._thread = None
-        if server is not None and thread is not None:
-            server.shutdown()
-            thread.join()
+            if self._loop is not None:
+                self._loop.stop_accepting()
+
+    def shutdown(self, timeout: float = SHUTDOWN_S) -> None:
+        """Stop accepting, give answers under way `timeout` seconds, then close. Safe to call twice."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.stop_accepting()
+            if not loop.finish(timeout):
+                log.warning("some answers were not sent within %g s", timeout)
             log.info("stopped listening on %s", self.url)
 
     def __enter__(self) -> FlaskServerThread:
         return self.start()
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc: Any) -> None:
         self.shutdown()
 
 

@@ -1,21 +1,27 @@
-"""`POST /process` and `GET /health`: parse, check, delegate, answer."""
+"""`POST /process`: parse, check, delegate, answer."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 
-from flask import Blueprint, request
+from flask import Blueprint, g, request
 from werkzeug.exceptions import RequestTimeout
 
-from lumiply.colors import require_color
-from lumiply.errors import MissingFieldError
+from lumiply.colors import in_palette_order, require_color
+from lumiply.errors import InvalidFieldError, MissingFieldError
+from lumiply.server.order import Order
 from lumiply.server.site import Site, current_site
 from lumiply.server.store import PHOTO_NAME, output_name, require_job_id
 
 process = Blueprint("process", __name__)
-health = Blueprint("health", __name__)
+
+#: In the WSGI environment: when the request's first byte came, in seconds since 1970. Our server sets it.
+BEGAN: Final = "lumiply.began"
+
+LARGEST_SEED: Final = 2**63 - 1
+MOST_STEPS: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -23,13 +29,11 @@ class ProcessRequest:
     """The form of `POST /process`, checked.
 
     Attributes:
-        upload: bytes of the photo's file, not yet decoded.
+        order: what is wanted.
         callback_url: empty for none.
     """
 
-    upload: bytes
-    job_id: str
-    color: str
+    order: Order
     callback_url: str
 
     @classmethod
@@ -47,30 +51,50 @@ class ProcessRequest:
         if not upload:
             raise MissingFieldError("image")
         job_id, color = form.get("job_id", ""), form.get("color", "")
+        several = [
+            name for text in form.getlist("colors") for part in text.split(",") if (name := part.strip())
+        ]
         if not job_id:
             raise MissingFieldError("job_id")
-        if not color:
+        if not color and not several:
             raise MissingFieldError("color")
-        require_color(color)
+        colors = in_palette_order([require_color(name) for name in ([color] if color else []) + several])
         require_job_id(job_id)
+        order = Order(
+            job_id,
+            upload,
+            colors,
+            only=bool(several),
+            seed=_integer("seed", 0, LARGEST_SEED),
+            steps=_integer("steps", 1, MOST_STEPS),
+            preset=form.get("preset", "").strip() or None,
+        )
         callback_url = form.get("callback_url", "").strip()
         if callback_url:
             site.callbacks.check(callback_url)
-        return cls(upload, job_id, color, callback_url)
+        return cls(order, callback_url)
+
+
+@process.before_request
+def authorize() -> None:
+    """Nobody without the token gets further."""
+    current_site().authorize()
 
 
 @process.post("/process")
 def post_process() -> dict[str, Any]:
-    """Relight one photo; the colour asked comes with the other six rendered beside it."""
+    """Relight one photo. Asked for one colour, the others are rendered beside it, for the calls that follow."""
     site = current_site()
     asked = ProcessRequest.parse(site)
-    site.jobs.ensure(asked.job_id, asked.upload, asked.color, site.settings.request_timeout_s)
+    order = asked.order
+    g.job_id, g.colors = order.job_id, ",".join(order.colors)
+    site.jobs.ensure(order, site.settings.request_timeout_s - seconds_on_the_way())
     answer = {
-        "job_id": asked.job_id,
+        "job_id": order.job_id,
         "status": "completed",
         "result": {
-            "images": {asked.color: site.result_url(asked.job_id, output_name(asked.color))},
-            "input_image_url": site.result_url(asked.job_id, PHOTO_NAME),
+            "images": {color: site.result_url(order.job_id, output_name(color)) for color in order.colors},
+            "input_image_url": site.result_url(order.job_id, PHOTO_NAME),
         },
         "message": "색상 이미지 생성 완료",
     }
@@ -79,26 +103,15 @@ def post_process() -> dict[str, Any]:
     return answer
 
 
-@health.get("/health")
-def get_health() -> dict[str, Any]:
-    """Say that the process serves, and what it serves with."""
-    site = current_site()
-    answer: dict[str, Any] = {
-        "status": "healthy",
-        "message": "Colab 서버가 실행 중입니다.",
-        "timestamp": datetime.now(timezone.utc).isoformat(),
-        "engine": site.engine.state,
-    }
-    if site.engine.state == "ready":
-        engine = site.engine.get()
-        info = engine.info
-        answer |= {
-            "model": info.model,
-            "weights": info.weights,
-            "device": info.device,
-            "precision": info.precision,
-            "image_size": info.image_size,
-            "steps": info.steps,
-            "queue": {"length": engine.queue_length, "limit": site.settings.queue_size},
-        }
-    return answer
+def seconds_on_the_way() -> float:
+    """Seconds since the first byte of the current request came, as far as its server tells."""
+    return time.time() - float(request.environ.get(BEGAN, time.time()))
+
+
+def _integer(field: str, low: int, high: int) -> int | None:
+    text = request.form.get(field, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and low <= int(text) <= high):
+        raise InvalidFieldError(field, text, f"{low}부터 {high}까지의 정수로 보내 주세요.")
+    return int(text)

@@ -19,6 +19,7 @@ from lumiply.errors import (
     UnknownColorError,
     UserError,
 )
+from tests.fakes import wait_until
 from tests.nano import nano_pipeline
 
 WAIT = 60.0
@@ -146,3 +147,24 @@ def test_closing_fails_what_waits_refuses_what_comes_and_may_be_repeated():
     with pytest.raises(EngineClosedError):
         engine.submit(PHOTO, ["red"])
     engine.close(WAIT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_is_told_or_goes_on():
+    engine = LocalEngine(nano_pipeline(), INFO, queue_size=2)
+    died = threading.Event()
+
+    def die(progress: Progress) -> None:
+        died.set()
+        raise SystemExit
+
+    future = engine.submit(PHOTO, ["red"], progress=die)
+    assert engine.alive
+    assert died.wait(WAIT)
+    wait_until(lambda: future.done() or not engine.alive)
+    engine.close(WAIT)
+
+
+def test_an_engine_that_was_closed_did_not_die(engine):
+    engine.close(WAIT)
+    assert engine.alive

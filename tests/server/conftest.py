@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def make_app(settings: Settings) -> Iterator[Callable[..., Flask]]:
 
     yield build
     for app in made:
-        site_of(app).close()
+        site_of(app).close(0)
 
 
 @pytest.fixture
@@ -50,10 +51,15 @@ def client(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
-def post(client: FlaskClient, **fields: Any) -> TestResponse:
+def later(pool: ThreadPoolExecutor, app: Flask, **fields: object) -> Future[TestResponse]:
+    """`post` from another thread."""
+    return pool.submit(lambda: post(app.test_client(), **fields))
+
+
+def post(client: FlaskClient, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
     """`POST /process` with a good form, changed by `fields`; None leaves a field out."""
     form = {"image": photo_bytes(), "job_id": "job-1", "callback_url": "", "color": "red", **fields}
     if isinstance(form["image"], bytes):
         form["image"] = (BytesIO(form["image"]), "3f_room_with_lights.png", "image/png")
     data = {name: value for name, value in form.items() if value is not None}
-    return client.post("/process", data=data, content_type="multipart/form-data")
+    return client.post("/process", data=data, content_type="multipart/form-data", headers=headers)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import random
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
-from werkzeug.test import TestResponse
 
 from lumiply.colors import COLORS
-from lumiply.server.store import MANIFEST_NAME, PHOTO_NAME, JobStore, output_name
+from lumiply.server.site import site_of
+from lumiply.server.store import PHOTO_NAME, RECORD_NAME, JobStore, output_name
 from lumiply.settings import Settings
-from tests.fakes import FakeEngine, photo_bytes
-from tests.server.conftest import post
+from tests.fakes import FakeEngine, photo_bytes, wait_until
+from tests.server.conftest import later, post
 
 
 @pytest.fixture
@@ -29,10 +32,6 @@ def pool() -> ThreadPoolExecutor:
 @pytest.fixture
 def manual() -> FakeEngine:
     return FakeEngine(manual=True)
-
-
-def later(pool: ThreadPoolExecutor, app: Flask, **fields: object) -> Future[TestResponse]:
-    return pool.submit(lambda: post(app.test_client(), **fields))
 
 
 def red_of(app: Flask, name: str, job_id: str = "job-1") -> int:
@@ -92,7 +91,7 @@ def test_damaged_results_are_rendered_again(
             "empty manifest": "",
             "manifest of another": '{"fingerprint": "x"}',
         }
-        (folder / MANIFEST_NAME).write_text(text[damage])
+        (folder / RECORD_NAME).write_text(text[damage])
     assert post(client, color="blue").status_code == 200
     assert len(engine.renders) == 2
     assert (folder / output_name("blue")).is_file()
@@ -134,7 +133,7 @@ def test_a_photo_replaced_while_it_renders_never_writes(
     second = later(pool, app, image=photo_bytes(red=240))
     new = manual.wait_for(2)
     assert (first.result(10).status_code, first.result().json["code"]) == (409, "replaced")
-    assert old.future.cancelled()
+    wait_until(old.future.cancelled)
     new.finish()
     assert second.result(10).status_code == 200
     assert red_of(app, output_name("red")) == pytest.approx(240, abs=4)
@@ -212,18 +211,20 @@ def test_a_results_folder_that_cannot_be_written_answers_500_and_recovers(
     assert post(client).status_code == 200
 
 
-def test_the_manifest_says_what_made_the_results(client: FlaskClient, settings: Settings) -> None:
+def test_the_record_says_what_made_the_results(client: FlaskClient, settings: Settings) -> None:
     post(client)
-    manifest = json.loads((settings.results_dir / "job-1" / MANIFEST_NAME).read_text())
-    assert manifest["engine"] == "fake-1"
-    assert (manifest["seed"], manifest["steps"], manifest["jpeg_quality"]) == (42, 7, 95)
-    assert set(manifest["files"]) == {PHOTO_NAME, *map(output_name, COLORS)}
+    record = json.loads((settings.results_dir / "job-1" / RECORD_NAME).read_text())
+    recipe = record["recipe"]
+    assert recipe["engine"] == "fake-1"
+    assert (recipe["seed"], recipe["steps"], recipe["jpeg_quality"]) == (42, 7, 95)
+    assert set(record["files"]) == {PHOTO_NAME, *map(output_name, COLORS)}
+    assert record["pending"] == [] and record["failures"] == {}
 
 
 def test_nothing_is_left_beside_the_results(client: FlaskClient, settings: Settings) -> None:
     post(client)
     names = {path.name for path in (settings.results_dir / "job-1").iterdir()}
-    assert names == {PHOTO_NAME, MANIFEST_NAME, *map(output_name, COLORS)}
+    assert names == {PHOTO_NAME, RECORD_NAME, *map(output_name, COLORS)}
 
 
 def test_a_cleared_job_renders_again(client: FlaskClient, engine: FakeEngine, settings: Settings) -> None:
@@ -240,3 +241,47 @@ def test_closing_the_engine_answers_those_who_wait(
     manual.wait_for(1)
     manual.close()
     assert (waiting.result(10).status_code, waiting.result().json["code"]) == (409, "cancelled")
+
+
+def test_a_storm_of_requests_for_the_same_jobs_leaves_order_behind(
+    make_app: Callable[..., Flask], settings: Settings
+) -> None:
+    app = make_app(FakeEngine(), settings.replace(request_timeout_s=30))
+    site = site_of(app)
+
+    def act(number: int) -> int:
+        rng = random.Random(number)
+        job_id, red = f"job-{rng.randrange(3)}", rng.choice((10, 120, 240))
+        client = app.test_client()
+        kind = rng.randrange(10)
+        if kind == 0:
+            return client.delete(f"/jobs/{job_id}").status_code
+        if kind == 1:
+            return client.get(f"/jobs/{job_id}").status_code
+        options = {"colors": rng.choice(("red", "blue,green"))} if kind < 5 else {"color": rng.choice(COLORS)}
+        return post(client, job_id=job_id, image=photo_bytes(red=red), **options).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        statuses = list(pool.map(act, range(300)))
+    assert set(statuses) <= {200, 404, 409} and statuses.count(200) > 20
+    wait_until(lambda: not any(site.jobs.is_active(f"job-{number}") for number in range(3)))
+    assert site.queue.length == 0
+    assert site.jobs._under_way == {} and site.jobs._active == {}  # nothing is left behind in memory either
+    for number in range(3):
+        job_id = f"job-{number}"
+        assert post(app.test_client(), job_id=job_id, image=photo_bytes(red=120)).status_code == 200
+        names = [PHOTO_NAME, *map(output_name, COLORS)]
+        assert [red_of(app, name, job_id) for name in names] == pytest.approx([120] * 8, abs=4)
+    assert not list(settings.results_dir.glob("*/.*.part"))
+
+
+def test_pictures_are_let_go_of_without_the_garbage_collector(app: Flask, engine: FakeEngine) -> None:
+    gc.disable()
+    try:
+        pictures = []
+        for number in range(3):
+            post(app.test_client(), job_id=f"job-{number}", image=photo_bytes(red=number))
+            pictures += [weakref.ref(image) for image in engine.renders.pop().future.result().values()]
+        wait_until(lambda: all(picture() is None for picture in pictures))
+    finally:
+        gc.enable()

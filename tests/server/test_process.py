@@ -9,16 +9,20 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from PIL import Image
+from werkzeug.test import TestResponse
 
+from lumiply.client import encode_form
 from lumiply.colors import COLORS
 from lumiply.errors import BusyError, RenderError
+from lumiply.images import encode_png
 from lumiply.server import EngineSlot
-from lumiply.server.site import site_of
 from lumiply.settings import Settings
-from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes
+from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes, wait_until
 from tests.server.conftest import post
 
 
@@ -34,6 +38,31 @@ def test_success_is_exactly_the_contract(client: FlaskClient) -> None:
         },
         "message": "색상 이미지 생성 완료",
     }
+
+
+def send(client: FlaskClient, fields: dict[str, str], image: bytes) -> TestResponse:
+    """`POST /process` with a form that never goes through a file of the test client's."""
+    content_type, body = encode_form(fields, "image", "a.png", image)
+    return client.post("/process", data=body, content_type=content_type)
+
+
+@pytest.mark.parametrize("size", [(1480, 1110), (300, 200)])
+def test_photos_of_the_gateways_size_are_taken(client: FlaskClient, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = encode_png(Image.fromarray(noise))
+    assert send(client, {"job_id": "job-1", "color": "red"}, image).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"job_id": "x" * 600_000}, {f"f{number}": "x" for number in range(30)}],
+    ids=["long", "many"],
+)
+def test_forms_with_too_long_or_too_many_fields_are_refused(
+    client: FlaskClient, fields: dict[str, str]
+) -> None:
+    answer = send(client, fields, photo_bytes())
+    assert (answer.status_code, answer.json["code"]) == (413, "upload_too_large")
 
 
 def test_the_public_url_setting_names_the_results(
@@ -187,19 +216,18 @@ def test_a_model_that_failed_to_load_answers_unavailable(make_app: Callable[...,
     assert "secret" not in answer.text
 
 
-def test_a_render_that_takes_too_long_answers_504_and_is_kept(
+def test_a_render_that_takes_too_long_answers_504_and_frees_its_slot(
     make_app: Callable[..., Flask], settings: Settings
 ) -> None:
     engine = FakeEngine(manual=True)
-    client = make_app(engine, settings.replace(request_timeout_s=0.01)).test_client()
+    client = make_app(engine, settings.replace(request_timeout_s=0.05)).test_client()
     answer = post(client)
     assert (answer.status_code, answer.json["code"]) == (504, "timeout")
-    patient = make_app(engine, settings).test_client()
-    engine.wait_for(1).finish()
-    site_of(client.application).close()  # waits for the writer
-    assert post(client, color="blue").status_code == 200
-    assert post(patient).status_code == 200
-    assert len(engine.renders) == 1
+    wait_until(engine.renders[0].future.cancelled)
+    wait_until(lambda: client.get("/health").json["queue"]["length"] == 0)
+    engine.manual = False
+    assert post(make_app(engine, settings).test_client()).status_code == 200
+    assert len(engine.renders) == 2
 
 
 def test_seed_and_steps_come_from_the_settings(
@@ -235,7 +263,7 @@ def test_health_says_what_runs(client: FlaskClient) -> None:
     assert answer.json["message"] == "Colab 서버가 실행 중입니다."
     assert answer.json["timestamp"]
     assert answer.json["model"] == "fake"
-    assert answer.json["queue"] == {"length": 0, "limit": 16}
+    assert answer.json["queue"] == {"length": 0, "limit": 64}
 
 
 def test_health_answers_while_the_model_loads(make_app: Callable[..., Flask]) -> None:

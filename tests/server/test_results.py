@@ -8,6 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from lumiply.settings import Settings
+from tests.fakes import photo_bytes
 from tests.server.conftest import post
 
 BASE = "/static/inference"
@@ -59,4 +60,37 @@ def test_everything_else_is_not_found(
 
 
 def test_results_cannot_be_posted_to(served: FlaskClient) -> None:
-    assert served.post(f"{BASE}/job-1/off.png").status_code == 404
+    assert served.post(f"{BASE}/job-1/off.png").status_code == 405
+
+
+def test_parts_of_a_result_may_be_asked_for(served: FlaskClient) -> None:
+    whole = served.get(f"{BASE}/job-1/off.png", buffered=True)
+    assert whole.headers["Accept-Ranges"] == "bytes"
+    part = served.get(f"{BASE}/job-1/off.png", buffered=True, headers={"Range": "bytes=2-9"})
+    assert (part.status_code, part.data) == (206, whole.data[2:10])
+    assert part.headers["Content-Range"] == f"bytes 2-9/{len(whole.data)}"
+    rest = served.get(
+        f"{BASE}/job-1/off.png",
+        buffered=True,
+        headers={"Range": "bytes=-5", "If-Range": whole.headers["Etag"]},
+    )
+    assert (rest.status_code, rest.data) == (206, whole.data[-5:])
+    changed = served.get(
+        f"{BASE}/job-1/off.png", buffered=True, headers={"Range": "bytes=-5", "If-Range": '"other"'}
+    )
+    assert (changed.status_code, changed.data) == (200, whole.data)
+
+
+@pytest.mark.parametrize("asked", ["bytes=999999-", "bytes=5-2", "bytes=x", "bytes=0-1,5-9"])
+def test_ranges_that_a_result_does_not_have_are_416_or_ignored(served: FlaskClient, asked: str) -> None:
+    answer = served.get(f"{BASE}/job-1/off.png", buffered=True, headers={"Range": asked})
+    assert answer.status_code in (200, 416)
+    if answer.status_code == 416:
+        assert answer.json["code"] == "range_not_satisfiable"
+
+
+def test_a_new_photo_changes_the_etag_and_the_old_one_no_longer_saves_a_download(served: FlaskClient) -> None:
+    etag = served.get(f"{BASE}/job-1/off.png", buffered=True).headers["Etag"]
+    post(served, image=photo_bytes(red=1))
+    again = served.get(f"{BASE}/job-1/off.png", buffered=True, headers={"If-None-Match": etag})
+    assert again.status_code == 200 and again.headers["Etag"] != etag

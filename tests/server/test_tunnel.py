@@ -9,7 +9,7 @@ from pyngrok import ngrok
 from pyngrok.exception import PyngrokNgrokError
 
 from lumiply import client
-from lumiply.errors import AddressError, TunnelError
+from lumiply.errors import AddressError, RemoteError, TunnelError
 from lumiply.server.service import Service
 from lumiply.server.tunnel import NgrokTunnel, NoTunnel, choose_tunnel
 from lumiply.settings import Settings
@@ -36,21 +36,35 @@ class FakeTunnel:
         return ""
 
 
-def test_the_announcement_is_the_contracts(settings: Settings) -> None:
-    with Service(settings, FakeEngine(), FakeTunnel()) as service:
+@pytest.mark.parametrize("auth", ["auto", "none"])
+def test_the_announcement_is_the_contracts_and_carries_the_token(settings: Settings, auth: str) -> None:
+    with Service(settings.replace(auth=auth), FakeEngine(), FakeTunnel()) as service:
+        assert (service.token is None) == (auth == "none")
         assert service.announcement() == (
             "✅ Colab 서버가 시작되었습니다!\n"
             f"🌐 Public URL: {URL}\n"
             "📝 FastAPI의 COLAB_WEBHOOK_URL 환경 변수에 다음 URL을 설정하세요:\n"
-            f"   {URL}/process"
+            f"   {URL}/process" + (f"?token={service.token}" if service.token else "")
         )
+
+
+def test_behind_a_tunnel_nobody_calls_without_the_token(settings: Settings, tmp_path: Path) -> None:
+    photo = tmp_path / "room.png"
+    photo.write_bytes(photo_bytes())
+    with Service(settings, FakeEngine(), FakeTunnel()) as first, pytest.raises(RemoteError, match="401"):
+        client.process(first.url, photo, "job", "red")
+    with Service(settings, FakeEngine(), FakeTunnel()) as second:
+        assert len(first.token) >= 32 and first.token != second.token
+    chosen = settings.replace(token="chosen-by-the-operator")
+    with Service(chosen, FakeEngine(), FakeTunnel()) as third:
+        assert third.token == "chosen-by-the-operator"
 
 
 def test_results_are_linked_under_the_tunnel(settings: Settings, tmp_path: Path) -> None:
     photo = tmp_path / "room.png"
     photo.write_bytes(photo_bytes())
     with Service(settings, FakeEngine(), FakeTunnel()) as service:
-        result = client.process(service.url, photo, "job", "red")["result"]
+        result = client.process(service.url, photo, "job", "red", token=service.token)["result"]
     assert result["images"]["red"] == f"{URL}/static/inference/job/output_red.jpg"
 
 

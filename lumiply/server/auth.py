@@ -1,0 +1,84 @@
+"""Who may call: a token in a header or in the address; and signatures of results' addresses."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from pathlib import Path
+from typing import Final
+
+from flask import Request
+from itsdangerous import Signer
+
+from lumiply.errors import BadSignatureError, UnauthorizedError
+from lumiply.files import write_whole
+
+#: Name of the query parameters that carry the token and a signature.
+TOKEN_QUERY: Final = "token"
+SIGNATURE_QUERY: Final = "sig"
+
+_SECRET_NAME: Final = ".secret"
+
+
+def new_token() -> str:
+    """A token that nobody guesses: 192 random bits."""
+    return secrets.token_urlsafe(24)
+
+
+def require_token(request: Request, token: str | None) -> None:
+    """Let a request pass that carries the token: as `Authorization: Bearer`, `X-API-Key` or `?token=`.
+
+    Args:
+        token: None lets everyone pass.
+
+    Raises:
+        UnauthorizedError: it carries none, or another.
+    """
+    if token is None:
+        return
+    given = [request.headers.get("X-API-Key", ""), request.args.get(TOKEN_QUERY, "")]
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        given.append(credentials.strip())
+    # Every candidate is compared, in a time that does not tell how much of it was right.
+    if not any([hmac.compare_digest(text.encode(), token.encode()) for text in given]):
+        raise UnauthorizedError
+
+
+class ResultSigner:
+    """Signs results' addresses. The same file always has the same signature, so addresses stay good."""
+
+    def __init__(self, secret: str) -> None:
+        self._signer = Signer(secret, salt="lumiply.result", digest_method=hashlib.sha256)
+
+    def sign(self, job_id: str, name: str) -> str:
+        """The signature of a result."""
+        return self._signer.get_signature(f"{job_id}/{name}").decode()
+
+    def check(self, job_id: str, name: str, signature: str) -> None:
+        """Let the right signature pass.
+
+        Raises:
+            BadSignatureError: it is not.
+        """
+        if not self._signer.verify_signature(f"{job_id}/{name}", signature):
+            raise BadSignatureError
+
+
+def load_secret(folder: Path, given: str | None) -> str:
+    """`given`, or the secret that `folder` keeps, which is made at first use and readable by its owner alone.
+
+    Raises:
+        OSError: it can neither be read nor written.
+    """
+    if given is not None:
+        return given
+    path = folder / _SECRET_NAME
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, secrets.token_urlsafe(32).encode())
+        path.chmod(0o600)
+        return path.read_text().strip()

@@ -1,0 +1,110 @@
+"""`GET` and `DELETE /jobs/<job_id>`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, g
+
+from lumiply.colors import COLORS
+from lumiply.errors import UnknownJobError
+from lumiply.server.record import Failure, JobRecord, now_iso
+from lumiply.server.render import Ticket
+from lumiply.server.site import Site, current_site
+from lumiply.server.store import PHOTO_NAME, interrupted, output_name, require_job_id
+
+jobs = Blueprint("jobs", __name__)
+
+#: What a whole job is called: the first of these that any of its colours is.
+_PRECEDENCE = ("running", "queued", "failed", "cancelled", "completed")
+
+
+@jobs.before_request
+def authorize() -> None:
+    """Nobody without the token gets further."""
+    current_site().authorize()
+
+
+@jobs.get("/jobs/<job_id>")
+def get_job(job_id: str) -> dict[str, Any]:
+    """Say how far a job is."""
+    g.job_id = require_job_id(job_id)
+    return describe(current_site(), job_id)
+
+
+@jobs.delete("/jobs/<job_id>")
+def delete_job(job_id: str) -> dict[str, Any]:
+    """End what has not finished, remove the files, and say how the job stood."""
+    site = current_site()
+    g.job_id = require_job_id(job_id)
+    answer = describe(site, job_id)
+    site.jobs.delete(job_id)
+    for color in answer["colors"].values():
+        color["image_url"] = None
+        if color["state"] in ("queued", "running"):
+            color["state"] = "cancelled"
+    answer["state"], answer["queue_place"] = _overall(answer["colors"]), 0
+    return answer
+
+
+def describe(site: Site, job_id: str) -> dict[str, Any]:
+    """A job as JSON.
+
+    Raises:
+        UnknownJobError: there is no trace of it.
+    """
+    tickets = site.jobs.activity(job_id)
+    record = site.store.record(job_id)
+    if record is None:
+        if not tickets:
+            raise UnknownJobError
+        record = JobRecord("", now_iso(), now_iso())
+    recipe = tickets[0].render.recipe if tickets else record.asked if record.pending else None
+    recipe = recipe or record.recipe or record.asked
+    steps = recipe.steps if recipe else 0
+    colors: dict[str, dict[str, Any]] = {}
+    for color in COLORS:
+        ticket = next((ticket for ticket in tickets if color in ticket.colors), None)
+        url = None
+        if recipe == record.recipe and output_name(color) in record.files:
+            url = site.result_url(job_id, output_name(color))
+        found = _color(color, url, ticket, record, steps)
+        if found is not None:
+            colors[color] = found
+    places = [site.jobs.place(ticket.render) for ticket in tickets]
+    return {
+        "job_id": job_id,
+        "state": _overall(colors),
+        "queue_place": max(places, default=0),
+        "created": record.created,
+        "colors": colors,
+        "input_image_url": site.result_url(job_id, PHOTO_NAME),
+    }
+
+
+def _color(
+    color: str, url: str | None, ticket: Ticket | None, record: JobRecord, steps: int
+) -> dict[str, Any] | None:
+    """One colour as JSON; None if it was never asked for."""
+    if url is not None:
+        return _entry("completed", steps, steps, url)
+    if ticket is not None:
+        render = ticket.render
+        state = "queued" if render.state == "queued" else "running"
+        return _entry(state, render.steps_done, render.steps)
+    why = record.failures.get(color) or (interrupted() if color in record.pending else None)
+    if why is None:
+        return None
+    return _entry("cancelled" if why.code == "cancelled" else "failed", 0, steps, None, why)
+
+
+def _entry(
+    state: str, done: int, steps: int, url: str | None = None, why: Failure | None = None
+) -> dict[str, Any]:
+    error = {"code": why.code, "error": why.error} if why else None
+    return {"state": state, "steps_done": done, "steps": steps, "image_url": url, "error": error}
+
+
+def _overall(colors: dict[str, dict[str, Any]]) -> str:
+    states = {color["state"] for color in colors.values()}
+    return next((state for state in _PRECEDENCE if state in states), "completed")

@@ -1,0 +1,236 @@
+"""waitress, with what it lacks: errors as JSON that arrive, and a time within which a request must have come.
+
+waitress reads requests and writes answers in one loop for all connections; a thread is busy only while the
+application works. So slow clients, however many, cost no threads (benchmarks/results/servers.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, WSGITask
+from waitress.utilities import Error
+
+from lumiply.server.answers import error_body
+from lumiply.server.views import BEGAN
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+log = logging.getLogger(__name__)
+
+#: Connections that wait for `accept`, and those that are open, at most.
+BACKLOG: Final = 256
+MOST_CONNECTIONS: Final = 800
+#: Seconds after which a connection on which nothing happens is closed.
+IDLE_S: Final = 60
+#: Seconds for which what a refused client still sends is read and dropped.
+LINGER_S: Final = 10.0
+
+#: Bytes taken from a connection at once; those of a body that are kept in memory, the rest going to a temporary file.
+_RECEIVE_BYTES: Final = 262_144
+_IN_MEMORY_BYTES: Final = 4 * 2**20
+
+_CODES: Final = {
+    400: ("bad_request", "HTTP 요청 형식이 올바르지 않습니다 (400)."),
+    408: ("request_timeout", "업로드가 제시간에 끝나지 않았습니다. 다시 보내 주세요."),
+    413: ("upload_too_large", "업로드가 너무 큽니다. 더 작은 파일로 다시 보내 주세요."),
+    431: ("bad_request", "HTTP 헤더가 너무 깁니다 (431)."),
+    501: ("bad_request", "지원하지 않는 전송 방식입니다 (501)."),
+    507: ("storage_full", "서버의 저장 공간이 부족합니다. 잠시 후 다시 요청해 주세요."),
+}
+
+
+class _TooSlow(Error):
+    code = 408
+    reason = "Request Timeout"
+
+
+class _NoSpace(Error):
+    code = 507
+    reason = "Insufficient Storage"
+
+
+class _JsonErrorTask(ErrorTask):
+    """Answers what never reaches the application as the application answers its own errors."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        code, sentence = _CODES.get(error.code, ("internal_error", "서버 내부 오류가 발생했습니다."))
+        body = json.dumps(error_body(sentence, code), ensure_ascii=False).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Request(HTTPRequestParser):
+    """A request that knows when its first byte came."""
+
+    def __init__(self, adj: Adjustments) -> None:
+        super().__init__(adj)
+        self.began = time.time()
+
+
+class _Task(WSGITask):
+    """Tells the application when its request began, so that its deadline counts from there."""
+
+    def get_environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = super().get_environment()
+        environment[BEGAN] = self.request.began
+        return environment
+
+
+class _Channel(HTTPChannel):
+    """A connection that answers what it refuses before it closes."""
+
+    parser_class = _Request
+    task_class = _Task
+    error_task_class = _JsonErrorTask
+    request: Any = None  # the one that is arriving
+    close_when_flushed: bool
+    refused = False  # an error was answered before all had arrived
+    lingers_until: float | None = None
+
+    def received(self, data: bytes) -> bool:
+        try:
+            return bool(super().received(data))
+        except OSError as exc:  # a large body goes to a temporary file
+            log.error("upload not buffered: %s", exc)
+            self.give_up(_NoSpace(""))
+            return False
+
+    def service(self) -> None:
+        self.refused = self.requests[0].error is not None
+        super().service()
+
+    def readable(self) -> bool:
+        return self.lingers_until is not None or bool(super().readable())
+
+    def handle_write(self) -> None:
+        """As waitress; but closing while the client still sends would reset the connection under the answer."""
+        if self.refused and self.close_when_flushed and not self.total_outbufs_len and not self.will_close:
+            self.close_when_flushed = False
+            self.lingers_until = time.time() + LINGER_S
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+            return
+        super().handle_write()
+
+    def handle_read(self) -> None:
+        if self.lingers_until is None:
+            super().handle_read()
+            return
+        try:
+            data = self.recv(self.adj.recv_bytes)
+        except OSError:
+            data = b""
+        if not data or time.time() > self.lingers_until:
+            self.handle_close()
+
+    def give_up(self, error: Error) -> None:
+        """Answer a request that has not arrived whole, and close."""
+        with self.requests_lock:
+            request, self.request = self.request, None
+            if request is None or self.requests:
+                self.will_close = True
+                return
+            if not request.headers_finished:
+                request.parse_header(b"GET / HTTP/1.0\r\n")
+            request.error, request.completed = error, True
+            self.requests.append(request)
+            self.server.add_task(self)
+
+
+class _Server(TcpWSGIServer):
+    channel_class = _Channel
+    upload_timeout_s = 120.0
+
+    def maintenance(self, now: float) -> None:
+        super().maintenance(now)
+        for channel in list(self.active_channels.values()):
+            if channel.lingers_until is not None and now > channel.lingers_until:
+                channel.will_close = True
+            elif (request := channel.request) is not None and now - request.began > self.upload_timeout_s:
+                channel.give_up(_TooSlow(""))
+
+
+class WaitressLoop:
+    """waitress on a listening socket, in a thread of its own."""
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        listener: socket.socket,
+        *,
+        threads: int,
+        max_body: int,
+        upload_timeout_s: float,
+    ) -> None:
+        """Take over `listener`, bound and not yet listening; `start()` serves.
+
+        Args:
+            max_body: bytes beyond which a request is cut off; larger than what the application answers as too large.
+            upload_timeout_s: seconds in which a request must have arrived whole.
+        """
+        adjustments = Adjustments(
+            threads=threads,
+            connection_limit=MOST_CONNECTIONS,
+            backlog=BACKLOG,
+            channel_timeout=IDLE_S,
+            cleanup_interval=min(5, max(1, int(upload_timeout_s / 2))),
+            max_request_body_size=max_body,
+            max_request_header_size=32_768,
+            recv_bytes=_RECEIVE_BYTES,
+            inbuf_overflow=_IN_MEMORY_BYTES,
+            asyncore_use_poll=True,
+            clear_untrusted_proxy_headers=False,  # the application believes them only where told to
+            ident="Lumiply",
+            sockets=[listener],
+        )
+        info = (listener.family, listener.type, listener.proto, listener.getsockname())
+        self._server = _Server(app, _sock=listener, adj=adjustments, sockinfo=info, bind_socket=False)
+        self._server.upload_timeout_s = upload_timeout_s
+        self._thread = threading.Thread(target=self._server.run, name="lumiply-server", daemon=True)
+
+    def start(self) -> None:
+        """Serve from a background thread."""
+        self._thread.start()
+
+    def stop_accepting(self) -> None:
+        """Free the port; connections that are open go on."""
+        closed = threading.Event()
+
+        def close() -> None:
+            self._server.accepting = False
+            wasyncore.dispatcher.close(self._server)
+            closed.set()
+
+        self._server.trigger.pull_trigger(close)
+        closed.wait(5)
+
+    def finish(self, timeout: float) -> bool:
+        """Let answers under way be sent, for `timeout` seconds, then close everything. Whether all were sent."""
+        deadline = time.monotonic() + timeout
+        while (busy := self._is_busy()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._server._map, ignore_all=True))
+        self._thread.join(5)
+        self._server.task_dispatcher.shutdown(timeout=1)
+        return not busy
+
+    def _is_busy(self) -> bool:
+        channels: list[Any] = list(self._server.active_channels.values())
+        return any(channel.requests or channel.total_outbufs_len for channel in channels)

@@ -1,0 +1,169 @@
+"""The token, signed addresses, other origins, and proxies."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from lumiply.errors import SettingsError
+from lumiply.server import auth
+from lumiply.settings import Settings
+from tests.fakes import FakeEngine
+from tests.server.conftest import post
+
+TOKEN = "sixteen-or-more-letters"
+#: The result's path, without the query that signs it.
+RED = "/static/inference/job-1/output_red.jpg"
+
+
+@pytest.fixture
+def guarded(make_app: Callable[..., Flask], engine: FakeEngine, settings: Settings) -> FlaskClient:
+    return make_app(engine, settings.replace(token=TOKEN)).test_client()
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        (f"?token={TOKEN}", {}),
+        ("", {"Authorization": f"Bearer {TOKEN}"}),
+        ("", {"Authorization": f"bearer {TOKEN}"}),
+        ("", {"X-API-Key": TOKEN}),
+        ("?token=wrong", {"X-API-Key": TOKEN}),
+    ],
+)
+def test_the_token_may_come_in_three_ways(guarded: FlaskClient, query: str, headers: dict[str, str]) -> None:
+    assert guarded.get(f"/jobs/nobody{query}", headers=headers).status_code == 404
+    assert guarded.get(f"/metrics{query}", headers=headers).status_code == 200
+    assert guarded.post(f"/process{query}", headers=headers).json["code"] == "missing_image"
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("", {}),
+        ("?token=", {}),
+        (f"?token={TOKEN}x", {}),
+        (f"?token={TOKEN[:-1]}", {}),
+        ("?token=%ff%00", {}),
+        ("", {"Authorization": f"Basic {TOKEN}"}),
+        ("", {"Authorization": TOKEN}),
+        ("", {"X-API-Key": "작업".encode().decode("latin-1")}),
+    ],
+)
+@pytest.mark.parametrize(
+    "call", [("post", "/process"), ("get", "/jobs/a"), ("delete", "/jobs/a"), ("get", "/metrics")]
+)
+def test_without_it_nothing_is_told(
+    guarded: FlaskClient, call: tuple[str, str], query: str, headers: dict[str, str]
+) -> None:
+    method, path = call
+    answer = getattr(guarded, method)(path + query, headers=headers)
+    assert (answer.status_code, answer.json["code"]) == (401, "unauthorized")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_tokens_are_compared_in_constant_time(guarded: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    real = auth.hmac.compare_digest
+    monkeypatch.setattr(auth.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+    guarded.get("/metrics?token=wrong")
+    assert (b"wrong", TOKEN.encode()) in compared
+
+
+def test_health_ready_and_results_need_no_token(guarded: FlaskClient) -> None:
+    assert guarded.get("/health?token=wrong").status_code == 200
+    assert guarded.get("/ready").status_code == 200
+    assert post(guarded, headers={"X-API-Key": TOKEN}).status_code == 200
+    assert guarded.get(RED, buffered=True).status_code == 200
+
+
+def test_the_gateways_health_check_of_a_url_with_a_token(guarded: FlaskClient) -> None:
+    webhook = f"http://localhost/process?token={TOKEN}"
+    assert guarded.get(webhook.replace("/process", "/health")).status_code == 200
+
+
+def test_a_made_token_is_long_and_never_the_same() -> None:
+    made = {auth.new_token() for _ in range(50)}
+    assert len(made) == 50 and all(len(token) >= 32 for token in made)
+    Settings(token=made.pop())
+
+
+def test_no_auth_and_a_token_contradict() -> None:
+    with pytest.raises(SettingsError, match="contradict"):
+        Settings(auth="none", token=TOKEN)
+    with pytest.raises(SettingsError) as caught:
+        Settings(token="short")
+    assert "short" not in str(caught.value)
+
+
+@pytest.fixture
+def signed(make_app: Callable[..., Flask], engine: FakeEngine, settings: Settings) -> FlaskClient:
+    return make_app(engine, settings.replace(sign_urls=True, token=TOKEN)).test_client()
+
+
+def test_signed_addresses_open_and_others_do_not(signed: FlaskClient) -> None:
+    result = post(signed, headers={"X-API-Key": TOKEN}).json["result"]
+    url = urlsplit(result["images"]["red"])
+    assert (url.path, url.query.partition("=")[0]) == (RED, "sig")
+    signature = url.query.partition("=")[2]
+    assert signed.get(f"{url.path}?{url.query}", buffered=True).status_code == 200
+    assert signed.get(
+        urlsplit(result["input_image_url"])._replace(scheme="", netloc="").geturl(), buffered=True
+    ).data
+    for query in ("", "?sig=", f"?sig={signature[:-1]}", f"?sig={signature}x", "?sig=%ff"):
+        answer = signed.get(RED + query)
+        assert (answer.status_code, answer.json["code"]) == (403, "bad_signature")
+    assert signed.get(RED.replace("red", "blue") + f"?sig={signature}").status_code == 403
+    assert signed.get(RED, headers={"X-API-Key": TOKEN}, buffered=True).status_code == 200
+
+
+def test_signatures_stay_good_across_restarts(
+    signed: FlaskClient, make_app: Callable[..., Flask], settings: Settings
+) -> None:
+    url = post(signed, headers={"X-API-Key": TOKEN}).json["result"]["images"]["red"]
+    restarted = make_app(FakeEngine(), settings.replace(sign_urls=True)).test_client()
+    assert restarted.get(url, buffered=True).status_code == 200
+    secret = settings.results_dir / ".secret"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert restarted.get("/static/inference/.secret").status_code == 404
+    other = make_app(FakeEngine(), settings.replace(sign_urls=True, secret_key="another-key-of-the-operator"))
+    assert other.test_client().get(url).status_code == 403
+
+
+def test_job_pages_name_signed_addresses(signed: FlaskClient) -> None:
+    post(signed, headers={"X-API-Key": TOKEN})
+    found = signed.get("/jobs/job-1", headers={"X-API-Key": TOKEN}).json
+    assert signed.get(found["colors"]["blue"]["image_url"], buffered=True).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origins", "allowed"),
+    [("*", "*"), ("https://a.example", "https://a.example"), ("https://b.example", None), ("", None)],
+)
+def test_origins_are_the_operators_choice(
+    make_app: Callable[..., Flask], settings: Settings, origins: str, allowed: str | None
+) -> None:
+    client = make_app(FakeEngine(), settings.replace(cors_origins=origins)).test_client()
+    post(client)
+    for path in ("/health", RED):
+        answer = client.get(path, headers={"Origin": "https://a.example"}, buffered=True)
+        assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+
+
+@pytest.mark.parametrize(("proxies", "base"), [(0, "http://localhost"), (1, "https://public.example")])
+def test_forwarded_headers_are_believed_only_where_told_to(
+    make_app: Callable[..., Flask], settings: Settings, proxies: int, base: str
+) -> None:
+    client = make_app(FakeEngine(), settings.replace(trusted_proxies=proxies)).test_client()
+    forwarded = {
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "public.example",
+        "X-Forwarded-For": "203.0.113.9",
+    }
+    result = post(client, headers=forwarded).json["result"]
+    assert result["input_image_url"].startswith(base + "/static")

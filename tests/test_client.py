@@ -1,0 +1,136 @@
+"""`lumiply.Client`: the server from outside."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lumiply
+from lumiply import client
+from lumiply.client import Client
+from lumiply.colors import COLORS
+from lumiply.engine.protocol import Progress
+from lumiply.errors import RemoteError, UnknownColorError
+from lumiply.images import read_photo
+from lumiply.server.service import Service
+from lumiply.settings import Settings
+from tests.fakes import FakeEngine, photo_bytes
+
+TOKEN = "sixteen-or-more-letters"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def service(engine: FakeEngine, tmp_path: Path) -> Iterator[Service]:
+    settings = Settings(results_dir=tmp_path / "inference", port=0, token=TOKEN, threads=8, shutdown_s=0)
+    with Service(settings, engine) as service:
+        yield service
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "room.png"
+    path.write_bytes(photo_bytes())
+    return path
+
+
+def test_it_is_part_of_the_package() -> None:
+    assert lumiply.Client is Client
+
+
+def test_a_photo_comes_back_in_all_colours_and_is_saved(
+    service: Service, photo: Path, tmp_path: Path
+) -> None:
+    relit = Client(service.url, TOKEN).relight(photo)
+    assert tuple(relit.images) == COLORS
+    paths = relit.save(tmp_path / "relit")
+    assert [path.name for path in paths] == [f"output_{color}.jpg" for color in COLORS]
+    assert all(read_photo(path).size == (40, 30) for path in paths)
+    assert relit.urls["red"].endswith(f"/{relit.job_id}/output_red.jpg")
+
+
+def test_options_reach_the_engine(service: Service, engine: FakeEngine, photo: Path) -> None:
+    relit = Client(service.url, TOKEN).relight(
+        str(photo), ["blue", "red"], job_id="mine", seed=5, steps=3, preset="fast"
+    )
+    assert (relit.job_id, tuple(relit.images)) == ("mine", ("red", "blue"))
+    [render] = engine.renders
+    assert (render.colors, render.seed, render.steps, render.preset) == (("red", "blue"), 5, 3, "fast")
+
+
+def test_the_address_that_the_server_prints_will_do(service: Service, photo: Path) -> None:
+    printed = service.webhook_url
+    assert "token=" in printed
+    assert Client(printed).relight(photo, ["red"]).images["red"]
+
+
+def test_progress_is_told_while_it_renders_and_at_the_end(
+    service: Service, engine: FakeEngine, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "POLL_S", 0.01)
+    engine.manual = True
+    seen: list[list[tuple[str, str, int, int]]] = []
+    running = threading.Event()
+
+    def progress(now: list[client.ColorProgress]) -> None:
+        seen.append([(p.color, p.state, p.steps_done, p.steps) for p in now])
+        if seen[-1][0][1] == "running":
+            running.set()
+
+    def render() -> None:
+        found = engine.wait_for(1)
+        assert found.progress is not None
+        found.progress(Progress("denoise", 3, 7))
+        assert running.wait(10)
+        found.finish()
+
+    worker = threading.Thread(target=render)
+    worker.start()
+    Client(service.url, TOKEN).relight(photo, ["red"], progress=progress)
+    worker.join()
+    assert [("red", "running", 3, 7)] in seen
+    assert seen[-1] == [("red", "completed", 7, 7)]
+
+
+def test_a_time_limit_ends_the_call(service: Service, engine: FakeEngine, photo: Path) -> None:
+    engine.manual = True
+    began = time.monotonic()
+    with pytest.raises(RemoteError, match="timed out"):
+        Client(service.url, TOKEN).relight(photo, ["red"], timeout=0.3)
+    assert time.monotonic() - began < 5
+    with pytest.raises(RemoteError, match="time limit"):
+        Client(service.url, TOKEN).relight(photo, ["red"], timeout=0)
+
+
+def test_jobs_are_looked_up_and_deleted(service: Service, photo: Path) -> None:
+    remote = Client(service.url, TOKEN)
+    remote.relight(photo, ["red"], job_id="mine")
+    assert remote.job("mine")["state"] == "completed"
+    assert remote.delete("mine")["job_id"] == "mine"
+    with pytest.raises(RemoteError, match="404"):
+        remote.job("mine")
+    assert remote.health()["status"] == "healthy"
+
+
+def test_mistakes_are_named(service: Service, photo: Path) -> None:
+    with pytest.raises(RemoteError, match="401"):
+        Client(service.url).relight(photo, ["red"])
+    with pytest.raises(UnknownColorError):
+        Client(service.url, TOKEN).relight(photo, ["pink"])
+    with pytest.raises(RemoteError, match="no http or https address"):
+        Client("example.com")
+    with pytest.raises(OSError):
+        Client(service.url, TOKEN).relight(photo.parent / "nowhere.png", ["red"])
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+    with pytest.raises(RemoteError, match="Does the server run"):
+        Client(f"http://127.0.0.1:{port}").health()

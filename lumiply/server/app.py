@@ -8,6 +8,7 @@ from flask_cors import CORS
 from lumiply.engine.protocol import Engine
 from lumiply.server.answers import install_error_handlers
 from lumiply.server.callbacks import Sender
+from lumiply.server.page import page
 from lumiply.server.results import ResultFiles
 from lumiply.server.site import Site
 from lumiply.server.slot import EngineSlot
@@ -43,5 +44,6 @@ def create_app(
     install_error_handlers(app, settings.max_upload_mb)
     app.register_blueprint(process)
     app.register_blueprint(health)
+    app.register_blueprint(page)
     app.wsgi_app = ResultFiles(app.wsgi_app, site.store.root)  # type: ignore[method-assign]
     return app

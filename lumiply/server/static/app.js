@@ -40,7 +40,7 @@ function show(next) {
 
 /** Bring everything that changes with the state up to date. */
 function paint() {
-  document.body.dataset.color = view === "done" || pictures[color] ? color : "";
+  document.body.dataset.light = view === "done" || pictures[color] ? color : "";
   for (const name of COLORS) paintSwatch(name);
   const comparing = (view === "busy" || view === "done") && Boolean(pictures[color]);
   $("compare").hidden = !comparing;
@@ -494,5 +494,5 @@ checkHealth();
 await history.load();
 paintHistory();
 const kept = history.get(sessionStorage.getItem(OPEN));
-if (kept) await openRoom(kept);
 document.body.dataset.started = "yes";
+if (kept) await openRoom(kept);

@@ -1,11 +1,11 @@
 // One photo in all seven colours: ask, follow, collect, and ask again where a connection broke.
 
-import { getJob, getPicture, process, ServerError } from "./server.js";
+import { getHealth, getJob, getPicture, process, ServerError } from "./server.js";
 
 export const COLORS = ["white", "red", "orange", "yellow", "green", "blue", "purple"];
 
 const POLL_MS = 700;
-const WAIT_MS = 3_000;
+const WAIT_MS = 2_000;
 const BROKEN = new Set(["network", "timeout", "http_502", "http_503", "http_504"]);
 const MOST_BREAKS = 3;
 
@@ -60,12 +60,24 @@ async function ask(job, color, on, signal, follower) {
         if (share === 1) follower.start();
       }, signal);
     } catch (error) {
-      if (error.code === "loading") on.waiting("loading");
-      else if (BROKEN.has(error.code) && (breaks += 1) < MOST_BREAKS) on.waiting("network");
-      else throw error;
-      await pause(error.retryAfter * 1000 || WAIT_MS, signal);
+      if (error.code === "loading") {
+        on.waiting("loading");
+        await loaded(signal);
+      } else if (BROKEN.has(error.code) && (breaks += 1) < MOST_BREAKS) {
+        on.waiting("network");
+        await pause(WAIT_MS, signal);
+      } else {
+        throw error;
+      }
     }
   }
+}
+
+/** Once the model is loaded, or the server says something else about it. */
+async function loaded(signal) {
+  do {
+    await pause(POLL_MS, signal);
+  } while ((await getHealth().catch(() => ({ engine: "loading" }))).engine === "loading");
 }
 
 async function collect(color, url, missing, on, signal) {

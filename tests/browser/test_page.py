@@ -1,4 +1,4 @@
-"""The page in a browser: drop, place a lamp, relight, compare, choose, keep, and what it says when things go wrong."""
+"""The page in a browser: drop, place a lamp, relight, compare, choose, keep, and what it says when that fails."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class Hub:
     def _locate(self, file: RemoteFile) -> tuple[str, dict[str, str]]:
         """Address of a file's bytes, and what to send there: no token to another host."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         url = hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=self._endpoint)
         try:
@@ -172,7 +172,7 @@ class Hub:
 
     def _transfer(self, file: RemoteFile, url: str, headers: dict[str, str], part: Path) -> None:
         from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
         from tqdm import tqdm
 
         disable_progress_bars()  # the client's own shows nothing in notebooks and logs

@@ -49,6 +49,7 @@ def serve(engine: Engine, settings: Settings) -> Service:
     """
     stop()
     service = Service(settings, engine, choose_tunnel(settings)).start()
+    service.on_move = lambda moved: print(moved.announcement())
     with _lock:
         _services.append(service)
     return service

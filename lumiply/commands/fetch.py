@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from lumiply.commands.common import setting_options, shown
 from lumiply.errors import UserError
-from lumiply.hub import LUMINET_FILES, Fetched, Hub, RemoteFile, fetch_all
+from lumiply.hub import LUMINET_FILES, Fetched, Hub, Place, RemoteFile, fetch_all
 from lumiply.settings import Settings
 
 _STATES = {"there": "is there", "missing": "would be fetched", "fetched": "fetched"}
@@ -46,14 +47,13 @@ def fetch(own: bool, luminet: tuple[str, ...], dry_run: bool, as_json: bool, **o
     chosen = list({(file.place, file.name): file for file in reversed(files)}.values())[::-1]
     if not as_json:
         click.echo(f"{len(chosen)} files, {sum(file.size for file in chosen) / 1e9:.2f} GB")
-    folders = {"ckpt": settings.ckpt_dir, "adaptors": settings.adaptors_dir}
-    done = fetch_all(
-        hub,
-        chosen,
-        folders,
-        dry_run=dry_run,
-        on_file=lambda one: None if as_json else click.echo(_line(one)),  # type: ignore[arg-type]
-    )
+    folders: dict[Place, Path] = {"ckpt": settings.ckpt_dir, "adaptors": settings.adaptors_dir}
+
+    def tell(one: Fetched) -> None:
+        if not as_json:
+            click.echo(_line(one))
+
+    done = fetch_all(hub, chosen, folders, dry_run=dry_run, on_file=tell)
     if as_json:
         click.echo(json.dumps([_entry(one) for one in done], indent=1))
 

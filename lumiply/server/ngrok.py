@@ -27,7 +27,10 @@ _BAD_TOKEN: Final = (
     f"ngrok does not accept the token. Copy it anew from {_TOKEN_PAGE} (the authtoken, not an API key) into"
     " NGROK_AUTHTOKEN: on Colab the key sign at the left, elsewhere the environment."
 )
-_NO_TOKEN: Final = f"ngrok wants an account's token. Sign up, copy the token from {_TOKEN_PAGE} and set it as NGROK_AUTHTOKEN."
+_NO_TOKEN: Final = (
+    f"ngrok wants an account's token. Sign up, copy the token from {_TOKEN_PAGE}"
+    " and set it as NGROK_AUTHTOKEN."
+)
 
 #: Refusals that users meet, by ngrok's code (https://ngrok.com/docs/errors/).
 EXPLANATIONS: Final[dict[int, str]] = {
@@ -56,7 +59,10 @@ _NO_NETWORK: Final = (
     "ngrok's agent found no way to ngrok's servers. Check that this machine reaches the internet and that no firewall"
     " blocks connect.ngrok-agent.com."
 )
-_UNKNOWN: Final = f"Check the token ({_TOKEN_PAGE}) and that no other agent of the account runs ({_AGENTS_PAGE}), and try again."
+_UNKNOWN: Final = (
+    f"Check the token ({_TOKEN_PAGE}) and that no other agent of the account runs ({_AGENTS_PAGE}),"
+    " and try again."
+)
 _OTHERWISE: Final = " Or set LUMIPLY_TUNNEL=none, or name another tunnel's address in LUMIPLY_PUBLIC_URL."
 
 _NETWORK_WORDS: Final = (

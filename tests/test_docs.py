@@ -84,7 +84,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt" / "mini").symlink_to(ROOT / "ckpt" / "mini")
     monkeypatch.setattr("lumiply.api.build_engine", lambda settings: FakeEngine())
-    monkeypatch.setattr("lumiply.commands.serve.wait", lambda stop: stop.set())
+    monkeypatch.setattr("lumiply.commands.serve.wait", lambda stop, *rest: stop.set())
     monkeypatch.setattr("lumiply.commands.serve.choose_tunnel", lambda settings: NoTunnel("a test"))
     repos = {
         LUMIPLY: Repo({"ckpt/trained_crossattn.ckpt": b"w" * 400, "adaptors/adaptor_red.pth": b"r" * 300}),

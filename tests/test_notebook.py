@@ -117,7 +117,9 @@ def test_the_server_runs_from_top_to_bottom_and_again(
     assert re.search(r"^ok +Python ", shown, re.M) and "Ready" in shown  # doctor
     assert "no weights are fetched" in shown
     assert shown.count("image/png") == 2
-    assert re.search(r"queue +0 of 16", shown) and re.search(r"renders +\d+ stored; last: notebook-", shown)
+    assert re.search(rf"queue +0 of {Settings().queue_size}", shown) and re.search(
+        r"renders +\d+ stored; last: notebook-", shown
+    )
 
 
 @pytest.mark.parametrize("path", [SERVER, FOLDER], ids=lambda path: path.name)

@@ -60,7 +60,8 @@ def sample(name: str) -> Response:
     if path is None:
         abort(404)
     if "thumb" in request.args:
-        return send_file(BytesIO(_thumbnail(path)), "image/jpeg", max_age=_SAMPLE_AGE_S)
+        small = _thumbnail(path.absolute(), path.stat().st_mtime_ns)
+        return send_file(BytesIO(small), "image/jpeg", max_age=_SAMPLE_AGE_S)
     return send_file(path.absolute(), max_age=_SAMPLE_AGE_S)
 
 
@@ -74,7 +75,7 @@ def samples() -> list[Path]:
 
 
 @lru_cache(maxsize=16)
-def _thumbnail(path: Path) -> bytes:
+def _thumbnail(path: Path, changed: int) -> bytes:
     buffer = BytesIO()
     with Image.open(path) as opened:
         small = opened.convert("RGB")

@@ -217,6 +217,10 @@ async function start() {
       ...room, id: newId(), made: Date.now(), lamps: layer.lamps.map((lamp) => ({ ...lamp })), seed, preset: $("preset").value,
       upload, before: await toBlob(canvas, "image/jpeg", 0.92), results: {}, thumb: await toBlob(await compose(320), "image/jpeg", 0.8),
     };
+  } catch (error) {
+    console.warn("photo not drawn:", error); // such as a canvas for which a phone has no memory
+    complain({ code: "unreadable" });
+    return;
   } finally {
     $("relight").disabled = false;
   }

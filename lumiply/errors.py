@@ -16,6 +16,7 @@
     |-- AddressError               the server cannot listen where it was told to
     |-- TunnelError                no public address could be opened
     |-- RemoteError                another Lumiply server answered with an error, or not at all
+    |-- FetchError                 weights could not be downloaded
     |-- WeightsError               a weights file is missing, damaged, or not what its place needs
     |-- ConfigError                a model configuration has an unknown target or key
     |-- BusyError                  busy            503
@@ -171,6 +172,12 @@ class RemoteError(LumiplyError):
     """A Lumiply server that was called answered with an error, or not at all."""
 
     code = "remote_error"
+
+
+class FetchError(LumiplyError):
+    """Weights that could not be downloaded; the sentence says what to click."""
+
+    code = "fetch_failed"
 
 
 class WeightsError(LumiplyError):

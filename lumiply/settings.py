@@ -235,6 +235,11 @@ class Settings:
         secret=True,
         also="NGROK_AUTHTOKEN",
     )
+    page: str = _setting(
+        "on",
+        _choice("on", "off"),
+        "Web page at /: on or off. Where requests need a token, the page asks its visitor for it.",
+    )
     callback_hosts: tuple[str, ...] = _setting(
         (), _hosts(), "Hosts to which results may be pushed (`callback_url`); empty means none."
     )

@@ -49,7 +49,7 @@ def relight(photos: tuple[Path, ...], colors: tuple[str, ...], out: Path, **opti
     set_up_logging(settings.replace(log_level="warning") if settings.log_level == "info" else settings)
     engine = api.build_engine(settings)
     try:
-        for photo, folder in zip(photos, _folders(photos, out), strict=True):
+        for photo, folder in zip(photos, folders_for(photos, out), strict=True):
             for path in _relight(engine, settings, photo, in_palette_order(colors or COLORS), folder):
                 click.echo(shown(path))
     finally:
@@ -81,7 +81,7 @@ def _relight(
     return list(saved.values())
 
 
-def _folders(photos: Sequence[Path], out: Path) -> list[Path]:
+def folders_for(photos: Sequence[Path], out: Path) -> list[Path]:
     """A folder a photo: `out` itself for one, else one of the photo's name, numbered where names repeat."""
     if len(photos) == 1:
         return [out]

@@ -33,6 +33,7 @@ def serve(**options: Any) -> None:
     with stop_signals() as stop:
         try:
             with Service(settings, slot, tunnel) as service:
+                service.on_move = announce
                 announce(service)
                 slot.load(lambda: api.build_engine(settings))
                 wait_for_engine(slot, stop)

@@ -12,6 +12,7 @@ from lumiply.server.answers import install_error_handlers
 from lumiply.server.job_views import jobs
 from lumiply.server.openapi import openapi
 from lumiply.server.outbound import Sender
+from lumiply.server.page import page
 from lumiply.server.results import results
 from lumiply.server.site import Site
 from lumiply.server.slot import EngineSlot
@@ -53,7 +54,7 @@ def create_app(
     if settings.cors_origins:
         CORS(app, origins=list(settings.cors_origins), send_wildcard="*" in settings.cors_origins)
     install_error_handlers(app, settings.max_upload_mb)
-    for blueprint in (process, jobs, results, status, openapi):
+    for blueprint in (process, jobs, results, status, openapi, page):
         app.register_blueprint(blueprint)
     if count := settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, count, count, count)  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from urllib.parse import urlencode
 
 from lumiply.engine.protocol import Engine
@@ -24,12 +25,17 @@ class Service:
         settings: where to listen, and all else.
         engine: what renders, or the slot that it will stand in.
         tunnel: how to reach it from outside; None for not at all.
+
+    Attributes:
+        on_move: called, from another thread, once the tunnel had to be opened anew under another address.
     """
 
     def __init__(self, settings: Settings, engine: Engine | EngineSlot, tunnel: Tunnel | None = None) -> None:
         self.settings = settings
         self.slot = engine if isinstance(engine, EngineSlot) else EngineSlot(engine)
+        self.on_move: Callable[[Service], None] = lambda service: log.warning("%s", service.announcement())
         self._tunnel = tunnel or NoTunnel("")
+        self._tunnel.on_move = self._move
         self._site = site_of(app := create_app(settings, self.slot))
         self._server = FlaskServerThread(app, settings.host, settings.port)
 
@@ -84,6 +90,10 @@ class Service:
         ]
         reason = self._tunnel.explain()
         return "\n".join([*lines, f"ℹ️ {reason}"] if reason else lines)
+
+    def _move(self, public_url: str) -> None:
+        self._site.public_url = public_url
+        self.on_move(self)
 
     def close(self) -> None:
         """Stop accepting, finish or hand back what runs, answer, close the tunnel. Safe to call twice.

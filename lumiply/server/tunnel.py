@@ -1,21 +1,39 @@
-"""A public address for a server on this machine."""
+"""A public address for a server on this machine: ngrok's, one that others provide, or none."""
 
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from lumiply.errors import TunnelError
+from lumiply.server.ngrok import NgrokTunnel
 from lumiply.settings import Settings
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two looks at an open tunnel, and most seconds between two tries to reopen it.
+LOOK_S: Final = 5.0
+MOST_WAIT_S: Final = 60.0
+
 
 class Tunnel(Protocol):
-    """Leads from a public address to a port here."""
+    """Leads from a public address to a port here.
+
+    Attributes:
+        on_move: called with the new address if the tunnel had to be opened anew and has another one; from another
+            thread.
+    """
+
+    on_move: Callable[[str], None]
 
     def open(self, port: int) -> str | None:
         """The public URL, without a slash at its end; None if this opens nothing. Raises TunnelError."""
+        ...
+
+    def is_open(self) -> bool:
+        """Whether the address still leads here, as far as can be told from here."""
         ...
 
     def close(self) -> None:
@@ -31,10 +49,14 @@ class NoTunnel:
     """Opens nothing, and says why."""
 
     def __init__(self, reason: str) -> None:
+        self.on_move: Callable[[str], None] = lambda url: None
         self._reason = reason
 
     def open(self, port: int) -> str | None:
         return None
+
+    def is_open(self) -> bool:
+        return False
 
     def close(self) -> None:
         pass
@@ -43,47 +65,63 @@ class NoTunnel:
         return self._reason
 
 
-class NgrokTunnel:
-    """A tunnel of ngrok's agent, which pyngrok downloads and runs."""
+class KeptTunnel:
+    """Keeps another tunnel open: looks after it from a thread, and opens it again when it is gone.
 
-    def __init__(self, authtoken: str) -> None:
-        self._authtoken = authtoken
-        self._url: str | None = None
+    Args:
+        tunnel: what is kept open.
+        look_s: seconds between two looks.
+    """
+
+    def __init__(self, tunnel: Tunnel, look_s: float = LOOK_S) -> None:
+        self.on_move: Callable[[str], None] = lambda url: None
+        self._tunnel = tunnel
+        self._look_s = look_s
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def open(self, port: int) -> str | None:
-        try:
-            from pyngrok import conf, ngrok
-            from pyngrok.exception import PyngrokError
-        except ImportError as exc:
-            raise TunnelError(
-                "pyngrok is not installed. Run `pip install pyngrok`, or set LUMIPLY_TUNNEL=none."
-            ) from exc
-        config = conf.PyngrokConfig(auth_token=self._authtoken)
-        try:
-            url = ngrok.connect(str(port), "http", pyngrok_config=config).public_url
-        except (PyngrokError, OSError) as exc:
-            # The agent's own text may quote the token, so neither it nor its traceback goes on.
-            detail = getattr(exc, "ngrok_error_code", None) or type(exc).__name__
-            log.debug("ngrok: %s", str(exc).replace(self._authtoken, "***"))
-            raise TunnelError(
-                f"ngrok opened no tunnel ({detail}). Check the token and that no other tunnel of the account is"
-                " open (https://dashboard.ngrok.com/agents), or set LUMIPLY_TUNNEL=none."
-            ) from None
-        if not url:
-            raise TunnelError("ngrok named no public address. Try again, or set LUMIPLY_TUNNEL=none.")
-        self._url = url.replace("http://", "https://", 1).rstrip("/")
-        return self._url
+        url = self._tunnel.open(port)
+        if url is not None:
+            self._stopped = threading.Event()
+            self._thread = threading.Thread(
+                target=self._keep, args=(port, url, self._stopped), name="lumiply-tunnel", daemon=True
+            )
+            self._thread.start()
+        return url
+
+    def is_open(self) -> bool:
+        return self._tunnel.is_open()
 
     def close(self) -> None:
-        if self._url is None:
-            return
-        self._url = None
-        from pyngrok import conf, ngrok
-
-        ngrok.kill(conf.PyngrokConfig(auth_token=self._authtoken))
+        self._stopped.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._tunnel.close()
 
     def explain(self) -> str:
-        return ""
+        return self._tunnel.explain()
+
+    def _keep(self, port: int, url: str, stopped: threading.Event) -> None:
+        wait = self._look_s
+        while not stopped.wait(wait):
+            if self._tunnel.is_open():
+                wait = self._look_s
+                continue
+            log.warning("the tunnel %s is gone; opening it again", url)
+            try:
+                opened = self._tunnel.open(port)
+            except TunnelError as exc:
+                wait = min(2 * wait, MOST_WAIT_S)
+                log.warning("not opened, trying again in %.0f s: %s", wait, exc)
+                continue
+            wait = self._look_s
+            if opened is not None and opened != url:
+                url = opened
+                self.on_move(url)
+            else:
+                log.warning("the tunnel %s is open again", url)
 
 
 def choose_tunnel(settings: Settings) -> Tunnel:
@@ -99,4 +137,4 @@ def choose_tunnel(settings: Settings) -> Tunnel:
             "ngrok 토큰이 없어 터널을 열지 않았습니다. 외부에서 접속하려면 NGROK_AUTHTOKEN을 설정하고 다시 실행하세요"
             " (https://dashboard.ngrok.com/get-started/your-authtoken)."
         )
-    return NgrokTunnel(settings.ngrok_authtoken)
+    return KeptTunnel(NgrokTunnel(settings.ngrok_authtoken))

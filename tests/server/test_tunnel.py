@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyngrok import ngrok
-from pyngrok.exception import PyngrokNgrokError
 
 from lumiply import client
 from lumiply.errors import AddressError, RemoteError, TunnelError
 from lumiply.server.service import Service
-from lumiply.server.tunnel import NgrokTunnel, NoTunnel, choose_tunnel
+from lumiply.server.tunnel import KeptTunnel, NoTunnel, choose_tunnel
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes
 
@@ -20,6 +19,7 @@ URL = "https://a1b2.ngrok-free.dev"
 
 class FakeTunnel:
     def __init__(self, error: Exception | None = None) -> None:
+        self.on_move: Callable[[str], None] = lambda url: None
         self.port: int | None = None
         self._error = error
 
@@ -28,6 +28,9 @@ class FakeTunnel:
             raise self._error
         self.port = port
         return URL
+
+    def is_open(self) -> bool:
+        return self.port is not None
 
     def close(self) -> None:
         self.port = None
@@ -112,30 +115,13 @@ def test_without_a_token_or_a_wish_no_tunnel_is_opened_and_it_says_why(
 
 
 def test_a_token_chooses_ngrok(settings: Settings) -> None:
-    assert isinstance(choose_tunnel(settings.replace(ngrok_authtoken="t")), NgrokTunnel)
+    assert isinstance(choose_tunnel(settings.replace(ngrok_authtoken="t")), KeptTunnel)
 
 
-def test_ngroks_address_is_https(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, str]] = []
-
-    class Opened:
-        public_url = "http://a.ngrok-free.dev/"
-
-    monkeypatch.setattr(ngrok, "connect", lambda addr, proto, **_: calls.append((addr, proto)) or Opened)
-    monkeypatch.setattr(ngrok, "kill", lambda config: calls.append(("kill", "")))
-    tunnel = NgrokTunnel("token")
-    assert tunnel.open(5000) == "https://a.ngrok-free.dev"
-    tunnel.close()
-    tunnel.close()
-    assert calls == [("5000", "http"), ("kill", "")]
-
-
-def test_ngroks_failure_is_named_without_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise PyngrokNgrokError("Your authtoken: sesame", ngrok_error="bad token sesame ERR_NGROK_105")
-
-    monkeypatch.setattr(ngrok, "connect", refuse)
-    with pytest.raises(TunnelError, match="ERR_NGROK_105") as caught:
-        NgrokTunnel("sesame").open(5000)
-    assert "sesame" not in str(caught.value)
-    assert caught.value.__suppress_context__
+def test_a_tunnel_that_moved_is_announced_and_linked_under(settings: Settings) -> None:
+    tunnel, announced = FakeTunnel(), []
+    with Service(settings, FakeEngine(), tunnel) as service:
+        service.on_move = lambda moved: announced.append(moved.announcement())
+        tunnel.on_move("https://new.ngrok-free.dev")
+        assert service.public_url == "https://new.ngrok-free.dev"
+    assert "https://new.ngrok-free.dev/process" in announced[0]

@@ -1,0 +1,82 @@
+// What this browser has relit: kept in IndexedDB, and for this visit only where the browser forbids that.
+
+const NAME = "lumiply";
+const STORE = "rooms";
+const MOST = 12;
+
+function open() {
+  return new Promise((resolve, reject) => {
+    const request = indexedDB.open(NAME, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+    request.onblocked = () => reject(new Error("blocked"));
+  });
+}
+
+function done(transaction) {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onerror = transaction.onabort = () => reject(transaction.error);
+  });
+}
+
+/**
+ * Rooms by id, newest first. A room is
+ * {id, made, name, base: Blob, lamps, seed, preset, upload: Blob | null, before: Blob, results: {color: Blob}, thumb: Blob}.
+ */
+export class History {
+  #database = null;
+  #kept = new Map();
+
+  async load() {
+    try {
+      this.#database = await open();
+      const request = this.#database.transaction(STORE).objectStore(STORE).getAll();
+      await done(request.transaction);
+      for (const room of request.result) this.#kept.set(room.id, room);
+    } catch {
+      this.#database = null; // private browsing, or storage forbidden
+    }
+  }
+
+  get rooms() {
+    return [...this.#kept.values()].sort((a, b) => b.made - a.made);
+  }
+
+  get(id) {
+    return this.#kept.get(id);
+  }
+
+  async put(room) {
+    this.#kept.set(room.id, room);
+    const dropped = this.rooms.slice(MOST);
+    for (const old of dropped) this.#kept.delete(old.id);
+    await this.#write((store) => {
+      for (const old of dropped) store.delete(old.id);
+      store.put(room);
+    });
+  }
+
+  async remove(id) {
+    this.#kept.delete(id);
+    await this.#write((store) => store.delete(id));
+  }
+
+  async clear() {
+    this.#kept.clear();
+    await this.#write((store) => store.clear());
+  }
+
+  /** Where the disk is full, the rooms stay for this visit: nothing on the page fails. */
+  async #write(change) {
+    if (!this.#database) return;
+    try {
+      const transaction = this.#database.transaction(STORE, "readwrite");
+      change(transaction.objectStore(STORE));
+      await done(transaction);
+    } catch (error) {
+      console.warn("history not kept:", error);
+    }
+  }
+}

@@ -1,0 +1,411 @@
+"""The page in a browser: drop, place a lamp, relight, compare, choose, keep, and what it says when that fails."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("selenium")
+
+from selenium.webdriver.common.keys import Keys
+
+from lumiply.colors import COLORS
+from lumiply.server import EngineSlot, FlaskServerThread
+from tests.browser.visitor import Visitor
+from tests.fakes import FakeEngine, photo_bytes
+
+Serve = Callable[..., FlaskServerThread]
+Visit = Callable[..., Visitor]
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+def test_a_dropped_photo_comes_out_in_seven_colours_of_one_render(serve: Serve, visit: Visit) -> None:
+    engine = FakeEngine(manual=True)
+    page = visit(serve(engine)).drop().wait_view("edit")
+    page.click("#relight").wait_view("busy")
+    render = engine.wait_for(1)
+    assert page.ready() == []
+    render.finish()
+    page.wait_view("done")
+    assert page.ready() == list(COLORS)
+    assert (render.photo.size, render.colors, len(engine.renders)) == ((320, 240), COLORS, 1)
+    assert render.photo.getpixel((160, 120)) == (200, 100, 50)  # the photo as it is, without loss
+
+
+def test_a_chosen_file_and_a_sample_do_as_well(
+    serve: Serve, visit: Visit, engine: FakeEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.jpg").write_bytes(photo_bytes(red=30, format="JPEG"))
+    page = visit(serve(engine))
+    page.find("#file").send_keys(str(tmp_path / "mine.jpg"))
+    page.wait_view("edit").click("[data-do=other]").wait_view("empty")
+    page.click("[data-sample]").wait_view("edit")
+    assert page.pixel("#photo") == [200, 100, 50]
+
+
+def test_a_large_photo_is_sent_smaller(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine)).drop(photo_bytes(size=(4000, 1000))).wait_view("edit")
+    page.click("#relight").wait_view("done")
+    assert engine.renders[0].photo.size == (2048, 512)
+
+
+def test_seed_and_preset_are_sent_only_if_set(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    recorder = Recorder()
+    page = visit(serve(engine, recorder.around)).relight()
+    assert b'name="seed"' not in recorder.bodies[0] and b'name="preset"' not in recorder.bodies[0]
+    page.click("#change").wait_view("edit").click("#more summary")
+    page.find("#seed").send_keys("x7")
+    page.click("#relight")
+    assert "whole number" in page.notice()
+    page.find("#seed").send_keys(Keys.BACKSPACE, Keys.BACKSPACE, "7")
+    page.find("#preset").send_keys("Fast")
+    count = len(recorder.bodies)
+    page.click("#relight").wait(lambda: len(recorder.bodies) > count, "nothing was sent")
+    page.wait_view("done")
+    assert b'name="seed"\r\n\r\n7\r\n' in recorder.bodies[count]
+    assert b'name="preset"\r\n\r\nfast\r\n' in recorder.bodies[count]
+
+
+def test_a_lamp_is_dragged_moved_scaled_and_drawn_into_the_photo(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).drop(photo_bytes(size=(800, 600))).wait_view("edit")
+    page.drag(page.find("[data-lamp=table]"), page.find("#lamps"), 0.3, 0.5)
+    lamp = page.find(".lamp")
+    assert _place(lamp) == pytest.approx((0.3, 0.5, 0.34), abs=0.02)
+    page.drag(lamp, page.find("#lamps"), 0.5, 0.5)
+    assert _place(lamp) == pytest.approx((0.5, 0.5, 0.34), abs=0.02)
+    before = _place(lamp)[2]
+    page.drag(page.find(".lamp .handle"), page.find("#lamps"), 0.75, 0.9)
+    assert _place(lamp)[2] > before * 1.5
+    page.click("#relight").wait_view("done")
+    photo = engine.renders[0].photo
+    assert photo.size == (800, 600)
+    assert photo.getpixel((20, 20)) == (200, 100, 50)
+    shade = photo.getpixel((400, 210))
+    assert min(shade) > 180 and max(shade) - min(shade) < 30  # opal glass where the wall was
+
+
+def test_a_lamp_can_be_handled_by_keys_alone(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine)).drop().wait_view("edit")
+    page.press(page.find("[data-lamp=pendant]"), Keys.ENTER)
+    page.press(page.find("[data-lamp=floor]"), Keys.SPACE)
+    pendant, floor = page.all(".lamp")
+    x, y, height = _place(floor)
+    page.press(floor, Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ARROW_UP, "+", "+", "-")
+    assert _place(floor) == pytest.approx((x - 0.01, y - 0.02, height * 1.05), abs=1e-3)
+    page.press(pendant, Keys.DELETE)
+    assert len(page.all(".lamp")) == 1
+    assert "Floor lamp" in str(page.chrome.switch_to.active_element.get_attribute("aria-label"))
+
+
+def test_the_slider_follows_keys_and_pointer(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine)).relight()
+    slider, after = page.find("#split"), page.find(".compare .after")
+    page.press(slider, Keys.HOME, *[Keys.ARROW_RIGHT] * 5)
+    assert after.value_of_css_property("clip-path") == "inset(0px 0px 0px 5%)"
+    page.drag(slider, slider, 0.8, 0.5)
+    assert int(slider.get_attribute("value") or 0) == pytest.approx(80, abs=2)
+    assert slider.get_attribute("aria-label")
+
+
+def test_the_palette_follows_clicks_and_keys(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine)).relight()
+    assert (page.chosen, page.shown_color()) == ("white", "white")
+    page.click("[data-color=green]")
+    assert (page.chosen, page.shown_color()) == ("green", "green")
+    assert page.find("#light-name").text == "Green light"
+    page.press(page.find("[data-color=green]"), Keys.ARROW_RIGHT)
+    assert (page.chosen, page.shown_color()) == ("blue", "blue")
+
+
+def test_one_and_all_can_be_downloaded(
+    serve: Serve, visit: Visit, engine: FakeEngine, tmp_path: Path
+) -> None:
+    page = visit(serve(engine)).relight()
+    page.downloads_to(tmp_path)
+    page.click("[data-color=blue]").click("#save").click("#save-all")
+    page.wait((tmp_path / "room.zip").is_file, "no zip").wait((tmp_path / "room_blue.jpg").is_file, "no file")
+    with zipfile.ZipFile(tmp_path / "room.zip") as packed:
+        assert packed.testzip() is None
+        assert packed.namelist() == ["room_off.jpg", *(f"room_{color}.jpg" for color in COLORS)]
+        assert packed.read("room_blue.jpg") == (tmp_path / "room_blue.jpg").read_bytes()
+        assert Image.open(BytesIO(packed.read("room_off.jpg"))).size == (320, 240)
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "type", "part"),
+    [
+        (b"words", "notes.txt", "text/plain", "not a picture"),
+        (b"no png", "room.png", "image/png", "cannot be opened"),
+    ],
+)
+def test_what_is_no_photo_is_refused_in_words(
+    serve: Serve, visit: Visit, engine: FakeEngine, data: bytes, name: str, type: str, part: str
+) -> None:
+    page = visit(serve(engine)).drop(data, name, type)
+    assert part in page.notice()
+    assert page.view == "empty"
+    page.click("#language")
+    page.drop(data, name, type)
+    assert "PNG, JPEG, WebP" in page.notice() and part not in page.notice()
+
+
+def test_a_servers_refusal_is_told_in_words_and_can_be_tried_again(serve: Serve, visit: Visit) -> None:
+    engine = FakeEngine(queue_size=0)
+    page = visit(serve(engine)).drop().wait_view("edit").click("#relight")
+    assert page.notice() == "Many people are relighting rooms right now. Try again in a moment."
+    assert page.view == "edit"
+    engine._queue_size = 9
+    page.click("#retry").wait_view("done")
+    assert not page.find("#notice").is_displayed()
+
+
+def test_a_colour_that_the_server_lacks_is_named_and_the_rest_is_there(serve: Serve, visit: Visit) -> None:
+    page = visit(serve(FakeEngine(colors=("white", "red", "blue")))).relight()
+    assert page.ready() == ["white", "red", "blue"]
+    assert page.find("#missing").text.startswith("Orange, Yellow, Green, Purple")
+    page.press(page.click("[data-color=red]").find("[data-color=red]"), Keys.ARROW_RIGHT)
+    assert page.chosen == "blue"
+
+
+def test_while_the_model_loads_the_page_waits_and_then_begins(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    slot = EngineSlot()
+    page = visit(serve(slot)).drop().wait_view("edit").click("#relight")
+    page.wait(lambda: "still loading" in page.find("#stage-text").text, "it does not say that it waits")
+    slot.put(engine)
+    page.wait_view("done")
+
+
+def test_a_broken_connection_is_tried_again(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine, Failing({"/process": ("502 Bad Gateway", b"<html>")}, times=1).around))
+    assert page.relight().ready() == list(COLORS)
+
+
+def test_after_a_reload_everything_is_there_without_a_render(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).relight().click("[data-color=red]").reload().wait_view("done")
+    assert page.ready() == list(COLORS)
+    assert page.click("[data-color=purple]").shown_color() == "purple"
+    assert len(engine.renders) == 1
+
+
+def test_a_reload_during_a_render_picks_it_up(serve: Serve, visit: Visit) -> None:
+    engine = FakeEngine(manual=True)
+    page = visit(serve(engine)).drop().wait_view("edit").click("#relight").wait_view("busy")
+    render = engine.wait_for(1)
+    page.reload().wait_view("busy")
+    render.finish()
+    page.wait_view("done")
+    assert page.ready() == list(COLORS)
+    assert len(engine.renders) == 1
+
+
+def test_cancelling_leads_back_to_the_photo(serve: Serve, visit: Visit) -> None:
+    engine = FakeEngine(manual=True)
+    page = visit(serve(engine)).drop().wait_view("edit").click("#relight").wait_view("busy")
+    engine.wait_for(1)
+    page.click("#cancel").wait_view("edit")
+    assert page.pixel("#photo") == [200, 100, 50]
+    assert page.all("#rooms li") == []
+
+
+def test_the_history_opens_and_forgets_rooms(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine)).relight().click("[data-in=done] [data-do=other]").wait_view("empty")
+    page.drop(photo_bytes(red=20, size=(320, 240))).wait_view("edit").click("#relight").wait_view("done")
+    assert len(page.all("#rooms li")) == 2
+    page.click("#rooms li:nth-child(2) .thumb").wait(
+        lambda: page.pixel(".compare .before")[0] > 150, "not opened"
+    )
+    page.press(page.find("#rooms li:nth-child(1) .remove"), Keys.ENTER)
+    page.wait(lambda: len(page.all("#rooms li")) == 1, "not forgotten")
+    page.reload()
+    assert len(page.all("#rooms li")) == 1
+    page.click("#clear").wait(lambda: not page.find("#history").is_displayed(), "not cleared")
+    assert page.reload().view == "empty"
+
+
+def test_it_speaks_the_browsers_language_and_the_chosen_one(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine))
+    assert page.find("h1").text == "Turn on the lamp."
+    page.click("#language")
+    assert page.find("h1").text == "방에 불을 켜 보세요."
+    page.reload()
+    assert page.find("html").get_attribute("lang") == "ko"
+    assert page.find("h1").text == "방에 불을 켜 보세요."
+
+
+def test_a_token_is_asked_for_kept_and_sent(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    guard = Guard("sesame")
+    page = visit(serve(engine, guard.around)).drop().wait_view("edit").click("#relight")
+    dialog = page.find("#token-dialog")
+    page.wait(dialog.is_displayed, "no question for a token")
+    assert not page.find("#token-wrong").is_displayed()
+    page.press(page.find("#token"), "wrong", Keys.ENTER)
+    page.wait(lambda: page.find("#token-wrong").is_displayed(), "a wrong token is not called one")
+    page.press(page.find("#token"), "sesame", Keys.ENTER).wait_view("done")
+    assert page.chrome.execute_script("return localStorage.length") == 0
+    assert page.reload().view == "done"
+
+
+def test_a_token_in_the_address_is_taken_out_of_it(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine, Guard("sesame").around), "?token=sesame").relight()
+    assert "sesame" not in page.chrome.current_url
+
+
+def test_jobs_that_the_server_tells_of_show_progress_and_bring_pictures(serve: Serve, visit: Visit) -> None:
+    engine, recorder = FakeEngine(manual=True), Recorder()
+    jobs = Jobs()
+    page = visit(serve(engine, lambda app: recorder.around(jobs.around(app))))
+    page.drop().wait_view("edit").click("#relight").wait_view("busy")
+    jobs.state, jobs.place = "queued", 3
+    page.wait(lambda: page.find("#stage-text").text == "3 before yours", "no place in the queue")
+    jobs.state = "running"
+    share = "return document.querySelector('[data-color=red]').style.getPropertyValue('--share')"
+    page.wait(lambda: page.chrome.execute_script(share) == "40%", "no progress")
+    jobs.state = "completed"
+    engine.wait_for(1).finish()
+    page.wait_view("done")
+    assert page.ready() == list(COLORS)
+    assert len(recorder.bodies) == 1  # the other six came by /jobs
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_on_a_phone_nothing_is_wider_than_the_screen(
+    serve: Serve, visit: Visit, engine: FakeEngine, width: int
+) -> None:
+    page = visit(serve(engine))
+    page.chrome.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 844, "deviceScaleFactor": 2, "mobile": True},
+    )
+    for view in ("empty", "edit", "done"):
+        if view != "empty":
+            page.drop().wait_view("edit") if view == "edit" else page.click("#relight").wait_view("done")
+        assert page.view == view
+        assert page.chrome.execute_script("return document.scrollingElement.scrollWidth") <= width, view
+
+
+def test_at_night_it_is_dark(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine))
+    colors = []
+    for scheme in ("light", "dark"):
+        page.chrome.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        colors.append(page.find("body").value_of_css_property("background-color"))
+    assert colors == ["rgba(246, 243, 237, 1)", "rgba(20, 18, 16, 1)"]
+
+
+def _place(lamp: Any) -> tuple[float, float, float]:
+    """(x, y, height) of a lamp, as shares of the photo's size."""
+    style = dict(part.split(": ") for part in lamp.get_attribute("style").rstrip("; ").split("; "))
+    return tuple(float(style[name].rstrip("%")) / 100 for name in ("left", "top", "height"))  # type: ignore[return-value]
+
+
+class Recorder:
+    """Keeps the bodies of `POST /process`."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    def around(self, app: Any) -> Any:
+        def wrapped(environ: Any, start: Any) -> Iterable[bytes]:
+            if environ["PATH_INFO"] == "/process":
+                body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+                self.bodies.append(body)
+                environ["wsgi.input"] = BytesIO(body)
+            return app(environ, start)
+
+        return wrapped
+
+
+class Failing:
+    """Answers some paths with an error, the first `times` times."""
+
+    def __init__(self, answers: dict[str, tuple[str, bytes]], times: int) -> None:
+        self.answers, self.times = answers, times
+
+    def around(self, app: Any) -> Any:
+        def wrapped(environ: Any, start: Any) -> Iterable[bytes]:
+            if environ["PATH_INFO"] in self.answers and self.times > 0:
+                self.times -= 1
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                status, body = self.answers[environ["PATH_INFO"]]
+                start(status, [("Content-Type", "text/html"), ("Content-Length", str(len(body)))])
+                return [body]
+            return app(environ, start)
+
+        return wrapped
+
+
+class Guard:
+    """Lets only those with the token at `/process`."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def around(self, app: Any) -> Any:
+        def wrapped(environ: Any, start: Any) -> Iterable[bytes]:
+            allowed = environ.get("HTTP_AUTHORIZATION") == f"Bearer {self.token}"
+            if environ["PATH_INFO"] == "/process" and not allowed:
+                environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+                return _json(
+                    start, "401 Unauthorized", {"success": False, "error": "토큰", "code": "unauthorized"}
+                )
+            return app(environ, start)
+
+        return wrapped
+
+
+class Jobs:
+    """Answers `/jobs/<id>` with what the test says."""
+
+    def __init__(self) -> None:
+        self.state, self.place = "queued", 0
+
+    def around(self, app: Any) -> Any:
+        def wrapped(environ: Any, start: Any) -> Iterable[bytes]:
+            if not environ["PATH_INFO"].startswith("/jobs/"):
+                return app(environ, start)
+            job_id = environ["PATH_INFO"].removeprefix("/jobs/")
+            done = self.state == "completed"
+            answer = {
+                "job_id": job_id,
+                "state": self.state,
+                "queue_place": self.place,
+                "colors": {
+                    color: {
+                        "state": self.state,
+                        "steps_done": 4,
+                        "steps": 10,
+                        "image_url": f"https://elsewhere/static/inference/{job_id}/output_{color}.jpg"
+                        if done
+                        else None,
+                        "error": None,
+                    }
+                    for color in COLORS
+                },
+            }
+            return _json(start, "200 OK", answer)
+
+        return wrapped
+
+
+def _json(start: Any, status: str, answer: dict[str, Any]) -> list[bytes]:
+    body = json.dumps(answer).encode()
+    start(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]

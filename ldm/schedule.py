@@ -101,3 +101,16 @@ def ddim_timesteps(steps: int, timesteps: int = 1000) -> Tensor:
     if timesteps % steps == 0 and steps <= timesteps // 2:
         return torch.arange(0, timesteps, timesteps // steps) + 1
     return torch.linspace(1, last, steps, dtype=torch.float64).round().long()
+
+
+def even_timesteps(steps: int, timesteps: int = 1000) -> Tensor:
+    """`steps` timesteps from the last one down, evenly spread, the next of which would be 0: (steps,) int64.
+
+    Raises:
+        ValueError: `steps` is not in [1, timesteps].
+    """
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"steps must be in [1, {timesteps}], got {steps}")
+    if steps == timesteps:
+        return torch.arange(timesteps).flip(0)
+    return torch.linspace(timesteps - 1, 0, steps + 1, dtype=torch.float64).round().long()[:-1]

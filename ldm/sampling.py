@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ldm.schedule import NoiseSchedule, ddim_timesteps, even_timesteps
+from ldm.schedule import NoiseSchedule, ddim_timesteps, log_snr_timesteps
 
 #: (x (b, c, h, w), t (b,) int64) -> v (b, c, h, w)
 VPredictor = Callable[[Tensor, Tensor], Tensor]
@@ -130,7 +130,8 @@ def _integrate(x: Tensor, start: Node, end: Node, known: list[tuple[float, Tenso
 
 
 def _nodes(schedule: NoiseSchedule, steps: int) -> list[Node]:
-    times = even_timesteps(steps, schedule.timesteps).tolist()
+    """Even in lambda: the higher orders need steps h of like size."""
+    times = log_snr_timesteps(steps, schedule).tolist()
     return [Node.of(schedule, t) for t in (*times, 0)]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.sampling import SAMPLERS, Node, sample, sample_ddim, sample_dpmpp_2m, sample_unipc
-from ldm.schedule import NoiseSchedule, ddim_timesteps, even_timesteps
+from ldm.schedule import NoiseSchedule, ddim_timesteps, log_snr_timesteps
 
 #: Data are normal with this mean and deviation, so v and the ODE's solution are known in closed form.
 MEAN, DEVIATION = 0.7, 0.3
@@ -58,7 +58,7 @@ def error(name: str, steps: int) -> float:
 class _Double(torch.Tensor):
     """A tensor that `.float()` leaves in double precision."""
 
-    def float(self, *args, **kwargs):  # noqa: D102
+    def float(self, *args, **kwargs):
         return self.as_subclass(torch.Tensor)
 
 
@@ -99,14 +99,22 @@ def test_few_steps_of_higher_order_are_nearer_than_many_of_first_order():
 
 
 @pytest.mark.parametrize("steps", [0, 1001, -3])
-@pytest.mark.parametrize("timesteps_of", [ddim_timesteps, even_timesteps])
-def test_a_number_of_steps_out_of_range_is_refused(timesteps_of, steps):
+def test_a_number_of_steps_out_of_range_is_refused(steps):
     with pytest.raises(ValueError, match=r"\[1, 1000\]"):
-        timesteps_of(steps)
+        ddim_timesteps(steps)
+    with pytest.raises(ValueError, match=r"\[1, 1000\]"):
+        log_snr_timesteps(steps, NoiseSchedule.scaled_linear())
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 15, 333, 999, 1000])
-def test_even_timesteps_begin_at_the_last_and_leave_room_for_zero(steps):
-    times = even_timesteps(steps).tolist()
+@pytest.mark.parametrize("steps", [1, 2, 3, 15, 333, 998, 999, 1000])
+def test_timesteps_begin_at_the_last_and_leave_room_for_zero(steps):
+    times = log_snr_timesteps(steps, NoiseSchedule.scaled_linear()).tolist()
     assert len(times) == steps and times[0] == 999 and times == sorted(set(times), reverse=True)
     assert times[-1] > 0 or steps == 1000
+
+
+def test_ten_timesteps_divide_the_signal_to_noise_ratio_evenly():
+    schedule = NoiseSchedule.scaled_linear()
+    nodes = [Node.of(schedule, t).lam for t in (*log_snr_timesteps(10, schedule).tolist(), 0)]
+    growth = [then - now for now, then in zip(nodes[:-1], nodes[1:], strict=True)]
+    assert max(growth) / min(growth) < 1.35  # whole timesteps are coarse near 0

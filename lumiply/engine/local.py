@@ -20,6 +20,7 @@ from PIL import Image
 
 from lumiply.colors import in_palette_order
 from lumiply.engine.batching import Group, StepBatch
+from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.memory import BatchLimit
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
@@ -44,6 +45,7 @@ class LocalEngine:
         queue_size: int = 16,
         max_batch: int = 7,
         sampler: str = "ddim",
+        compiler: BackgroundCompiler | None = None,
     ) -> None:
         """Start the worker.
 
@@ -51,9 +53,11 @@ class LocalEngine:
             queue_size: renders that may wait besides those that run.
             max_batch: pictures, one a colour, that are denoised at once.
             sampler: of a render that names no preset; `info.steps` is its number of steps.
+            compiler: what compiles the pipeline in the background; told to stop when the engine closes.
         """
         self._pipeline = pipeline
         self._info = info
+        self._compiler = compiler
         self._default = Sampling(sampler, info.steps)
         self._queue: queue.Queue[Render | None] = queue.Queue(queue_size)
         self._lock = threading.Lock()
@@ -115,6 +119,8 @@ class LocalEngine:
             already = self._closing.is_set()
             self._closing.set()
         if not already:
+            if self._compiler is not None:
+                self._compiler.close()
             self._drain()
         self._worker.join(timeout)
         if self._worker.is_alive():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from cldm import ControlLDM, StepConditions, StepNetwork
 from ldm.layers import Upsample
 from ldm.sampling import SAMPLERS, StepCallback, sample
+from lumiply.engine.compiling import Task
 from lumiply.engine.memory import BatchLimit
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_bytes, to_picture
@@ -20,6 +22,8 @@ from lumiply.engine.stepper import Stepper
 from lumiply.errors import RenderError
 from lumiply.weights import Adaptor
 from modi_vae import BypassAutoencoder, MergedFeatures
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Pipeline:
         features = self._network.control_model.hint_features(
             intrinsic.expand(len(colors), -1, -1, -1), self.palette.codes[chosen].to(self.dtype)
         )
+        features = features.contiguous(memory_format=torch.channels_last)
         return StepConditions(features, self._keys_values[chosen])
 
     @torch.inference_mode()
@@ -197,8 +202,55 @@ class Pipeline:
 
     def _decode(self, latents: Tensor, features: MergedFeatures) -> Tensor:
         z = (latents / self.params.scale_factor).to(self.decode_dtype)
-        decoder = self._decoders.get(len(z), self._decode_plainly)
-        return decoder(z, features.image, *features.levels)
+        z = z.contiguous(memory_format=torch.channels_last)
+        inputs = (z, features.image, *features.levels)
+        compiled = self._decoders.get(len(z))
+        if compiled is not None:
+            try:
+                return compiled(*inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
+                log.exception("the compiled decoder failed and is not used any more")
+                del self._decoders[len(z)]
+        return self._decode_plainly(*inputs)
+
+    def compile_tasks(self, sizes: Sequence[int]) -> list[Task]:
+        """What is worth compiling: the step at each batch size, and the decoder, after the first of them."""
+        params, device = self.params, self.device
+
+        def channels_last(size: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            shape = (size, channels, params.image_size, params.image_size)
+            return torch.zeros(shape, device=device, dtype=dtype).contiguous(
+                memory_format=torch.channels_last
+            )
+
+        def step_inputs(size: int) -> tuple[Tensor, ...]:
+            return (
+                channels_last(size, params.channels),
+                torch.zeros(size, dtype=torch.long, device=device),
+                channels_last(size, params.unet.model_channels, self.dtype),
+                self._keys_values[:1].expand(size, -1, -1).contiguous(),
+            )
+
+        def decoder_inputs() -> tuple[Tensor, ...]:
+            features = self.features(Image.new("RGB", (self.picture_size, self.picture_size)))
+            return channels_last(1, params.channels, self.decode_dtype), features.image, *features.levels
+
+        def step_task(size: int) -> Task:
+            return Task(
+                f"the step of {size} pictures",
+                self.network,
+                lambda: step_inputs(size),
+                lambda compiled: self.stepper.use(size, compiled),
+            )
+
+        def install_decoder(compiled: Callable[..., Tensor]) -> None:
+            self._decoders[1] = compiled
+
+        decoder = Task("the decoder", self._decode_plainly, decoder_inputs, install_decoder)
+        steps = [step_task(size) for size in sizes]
+        return [*steps[:1], decoder, *steps[1:]]
 
     def _decode_plainly(self, z: Tensor, image: Tensor, *levels: Tensor) -> Tensor:
         return self._first_stage.decode(z, MergedFeatures(image, levels))

@@ -49,6 +49,10 @@ class Stepper:
         """From the next step on, evaluate batches of `size` by `function`."""
         self._compiled[size] = function
 
+    def capture_with(self, capture: Capture) -> None:
+        """From the next step on, run batches from captured graphs."""
+        self._capture = capture
+
     def padded(self, batch: int) -> int:
         """The size at which a batch is run."""
         return next((size for size in self.sizes if size >= batch), batch) if self._capture else batch

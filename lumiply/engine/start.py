@@ -10,13 +10,14 @@ import torch
 
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.local import LocalEngine
+from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import EngineInfo
 from lumiply.engine.stepper import BATCH_SIZES, CudaCapture
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
-from lumiply.weights import WeightFiles, find_weights, load_model, read_adaptor
+from lumiply.weights import WeightFiles, find_weights, load_converted, load_model, read_adaptor
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,10 @@ def load_pipeline(
         WeightsError: a file is missing, damaged, or not what its place needs.
     """
     params = files.params()
+    if files.palette is not None:
+        stored = load_converted(params, files.checkpoint, files.palette, device=device)
+        constants = Constants(Palette(stored.colors, stored.codes, stored.tokens), stored.text)
+        return Pipeline(stored.model, constants, device=device, dtype=dtype, decode_dtype=decode_dtype)
     model = load_model(params, files.checkpoint, bypass=files.bypass, latents=files.latents)
     adaptors = {color: read_adaptor(path, params) for color, path in files.adaptors.items()}
     return Pipeline(model, adaptors, device=device, dtype=dtype, decode_dtype=decode_dtype)

@@ -105,7 +105,7 @@ def convert(mini: Path, *more: str):
     return CliRunner().invoke(main, [*arguments, *more])
 
 
-def test_the_command_converts_the_mini_model_and_the_next_start_takes_it(mini, caplog):
+def test_the_command_converts_the_mini_model_and_the_next_start_takes_it(mini, monkeypatch):
     result = convert(mini)
     assert result.exit_code == 0, result.output
     assert result.output.count("keeps") == 7 and NETWORKS in result.output
@@ -121,9 +121,10 @@ def test_the_command_converts_the_mini_model_and_the_next_start_takes_it(mini, c
     assert [path.name for path in (mini / "mini").iterdir() if path.name.startswith(".")] == []
     # other weights beside it: it is not used, and that is said
     (mini / "mini" / "adaptor_red.safetensors").unlink()
-    with caplog.at_level("WARNING"):
-        assert find_weights(mini, mini / "none", "mini").palette is None
-    assert "lumiply convert" in caplog.text
+    said: list[str] = []
+    monkeypatch.setattr("lumiply.weights.find.log.warning", lambda text, *values: said.append(text))
+    assert find_weights(mini, mini / "none", "mini").palette is None
+    assert len(said) == 1 and "lumiply convert" in said[0]
     # without the original it is all that is needed
     for path in (mini / "mini").iterdir():
         if path.name not in (NETWORKS, PALETTE):
@@ -132,7 +133,7 @@ def test_the_command_converts_the_mini_model_and_the_next_start_takes_it(mini, c
 
 
 def test_pictures_that_differ_too_much_are_not_written(mini, monkeypatch):
-    monkeypatch.setattr("lumiply.engine.convert.LEAST_PSNR", 500.0)
+    monkeypatch.setattr("lumiply.engine.convert.picture_psnr", lambda ours, exact: 44.9)
     result = convert(mini)
-    assert result.exit_code == 1 and "Nothing was written" in result.output
+    assert result.exit_code == 1 and "44.9 dB" in result.output and "Nothing was written" in result.output
     assert not (mini / "mini" / NETWORKS).exists()

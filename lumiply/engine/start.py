@@ -15,6 +15,7 @@ from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import EngineInfo
 from lumiply.engine.stepper import BATCH_SIZES, CudaCapture
+from lumiply.engine.threads import set_threads
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
 from lumiply.weights import WeightFiles, find_weights, load_converted, load_model, read_adaptor

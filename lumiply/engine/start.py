@@ -145,6 +145,8 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     dtype = choose_precision(settings.precision, device)
     files = find_weights(settings.ckpt_dir, settings.adaptors_dir, settings.model)
     log.info("%s", files.describe())
+    if device.type == "cpu":
+        set_threads()
     decode_dtype = choose_decode_precision(settings.precision, device, dtype)
     pipeline = load_pipeline(files, device=device, dtype=dtype, decode_dtype=decode_dtype)
     if missing := pipeline.palette.missing():

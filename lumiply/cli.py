@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "doctor",
         "Check this machine; say what is missing and how to get it.",
     ),
+    "convert": ("lumiply.commands.convert", "convert", "Make one half-precision file of the weights."),
+    "bench": ("lumiply.commands.bench", "bench", "Measure speed, beside the published way."),
     "augment": ("lumiply.commands.augment", "augment", "Make training data from your own photos."),
     "evaluate": ("lumiply.commands.evaluate", "evaluate", "Score relit photos against the truth."),
     "synth": ("lumiply.synth.command", "synth", "Render training rooms (needs the training extra)."),

@@ -95,8 +95,8 @@ class FakeEngine:
         *,
         seed: int = DEFAULT_SEED,
         steps: int | None = None,
-        progress: ProgressCallback | None = None,
         preset: str | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Future[dict[str, Image.Image]]:
         if self.closed:
             raise EngineClosedError("closed")

@@ -1,4 +1,4 @@
-"""Photo pairs in batches, in an order that depends on the seed and the epoch alone, so that a run can go on exactly."""
+"""Photo pairs in batches, in an order that depends on the seed and the epoch alone."""
 
 from __future__ import annotations
 

@@ -55,7 +55,11 @@ class WholeFileIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
         place = Path(path)
-        with writing(str(place), place.parent), written_whole(place) as beside, beside.open("wb") as file:
+        with (
+            writing(f"A checkpoint in {place.parent}", place.parent),
+            written_whole(place) as beside,
+            beside.open("wb") as file,
+        ):
             save_to(file, checkpoint)
 
     def load_checkpoint(

@@ -73,9 +73,7 @@ class FineTuning(pl.LightningModule):
         raise NotImplementedError
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.trained().values(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY
-        )
+        return torch.optim.AdamW(self.trained().values(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
 
     # The loss
 
@@ -127,9 +125,7 @@ class FineTuning(pl.LightningModule):
             spread = (part + torch.rand(len(x0), generator=draw)) / VALIDATION_TIMESTEPS
             t = (spread * self.model.schedule.timesteps).long().to(self.device)
             losses.append(self.loss(x0, self.normal(draw, len(x0)), t, conditions))
-        self.log(
-            "val_loss", torch.stack(losses).mean(), prog_bar=True, logger=False, batch_size=len(x0)
-        )
+        self.log("val_loss", torch.stack(losses).mean(), prog_bar=True, logger=False, batch_size=len(x0))
 
     def on_validation_epoch_end(self) -> None:
         epoch = 0 if self.trainer.sanity_checking else self.current_epoch + 1

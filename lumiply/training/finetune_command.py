@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -79,9 +82,8 @@ def crossattn(result: Path | None, **options: Any) -> None:
     All other weights stay as they are. The same command again goes on where it was stopped, and a larger
     --epochs trains on.
     """
-    from lumiply.training.tuning_jobs import train_crossattn
-
-    click.echo(train_crossattn(_job(**options), result).text())
+    jobs = _jobs()
+    click.echo(jobs.train_crossattn(_job(**options), result).text())
 
 
 @click.command(context_settings=CONTEXT)
@@ -103,11 +105,25 @@ def adaptors(colors: tuple[str, ...], folder: Path | None, start: Path | None, *
     The model itself stays as it is. The same command again goes on where it was stopped, and a larger --epochs
     trains on.
     """
-    from lumiply.training.tuning_jobs import train_adaptors
-
+    jobs = _jobs()
     every = [color for color in COLORS if color != BASE_COLOR]
     wanted = {name for color in colors for name in (every if color == ALL else [color])}
-    click.echo(train_adaptors(_job(**options), sorted(wanted), folder, start).text())
+    click.echo(jobs.train_adaptors(_job(**options), sorted(wanted), folder, start).text())
+
+
+def _jobs() -> ModuleType:
+    """The module that trains; it imports torch and Lightning.
+
+    Raises:
+        click.ClickException: a package of the training extra is not installed.
+    """
+    try:
+        return importlib.import_module("lumiply.training.tuning_jobs")
+    except ImportError as exc:
+        raise click.ClickException(
+            f"Training needs a package that is not installed: {exc.name or exc}."
+            " `pip install 'lumiply[training]'` adds it."
+        ) from exc
 
 
 def _job(
@@ -128,7 +144,7 @@ def _job(
     return Job(
         data,
         base,
-        Tuning(**tuning),
+        Tuning(**tuning, progress=sys.stderr.isatty()),
         learning_rate,
         ckpt_dir=Settings.from_env().ckpt_dir,
         config=config,

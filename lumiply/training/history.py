@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lumiply.files import write_whole
 
@@ -34,10 +38,9 @@ class History:
         self.train = [(epoch, step, loss) for epoch, step, loss in state["train"]]
         self.validation = [(epoch, step, loss) for epoch, step, loss in state["validation"]]
 
-    def mean_train_loss(self, epoch: int) -> float | None:
-        """The mean over the steps of one epoch, or None if it has none."""
-        losses = [loss for at, _, loss in self.train if at == epoch]
-        return sum(losses) / len(losses) if losses else None
+    def mean_train_loss(self, epoch: int) -> float:
+        """The mean over the steps of one epoch, which must have some."""
+        return statistics.fmean(loss for at, _, loss in self.train if at == epoch)
 
     def write_table(self, path: Path) -> None:
         """Write every row as CSV: epoch, step, train_loss or val_loss.
@@ -45,41 +48,33 @@ class History:
         Raises:
             OSError: the disk is full or the folder cannot be written; the old file is then still there.
         """
-        rows = [(epoch, step, 0, loss, "") for epoch, step, loss in self.train]
-        rows += [(epoch, step, 1, "", loss) for epoch, step, loss in self.validation]
         text = StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["epoch", "step", "train_loss", "val_loss"])
-        table.writerows(
-            (epoch, step, train, val) for epoch, step, _, train, val in sorted(rows, key=lambda r: r[:3])
-        )
+        rows: list[tuple[int, int, float | str, float | str]] = [(*row, "") for row in self.train]
+        rows += [(epoch, step, "", loss) for epoch, step, loss in self.validation]
+        rows.sort(key=lambda row: row[:2])  # stable: an epoch's validation comes last
+        table.writerows(rows)
         write_whole(path, text.getvalue().encode())
 
     def write_graph(self, path: Path) -> None:
-        """Draw losses against steps as a PNG. Needs matplotlib.
+        """Draw losses against steps as a PNG.
 
         Raises:
-            ImportError: matplotlib is not installed.
             OSError: as `write_table`.
         """
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-
         figure = Figure(figsize=(8.0, 4.0), layout="constrained")
         axes = figure.subplots()
         steps, losses = [row[1] for row in self.train], [row[2] for row in self.train]
         axes.plot(steps, losses, color="0.8", linewidth=0.8, label="training, a step")
         ends = {epoch: step for epoch, step, _ in self.train}
         means = [(step, self.mean_train_loss(epoch)) for epoch, step in ends.items()]
-        axes.plot(*zip(*means, strict=True), "o-", markersize=3, label="training, mean of an epoch") if means else None
-        if self.validation:
-            axes.plot(
-                [row[1] for row in self.validation],
-                [row[2] for row in self.validation],
-                "s-",
-                markersize=3,
-                label="validation",
-            )
+        validation = [(step, loss) for _, step, loss in self.validation]
+        for points, mark, label in (
+            (means, "o-", "training, mean of an epoch"),
+            (validation, "s-", "validation"),
+        ):
+            axes.plot([p[0] for p in points], [p[1] for p in points], mark, markersize=3, label=label)
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("mean squared error of v")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

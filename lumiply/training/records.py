@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from lumiply.training.checkpoints import writing
 from lumiply.training.finetune import FineTuning
 from lumiply.training.photos import PhotoPairs, PhotoSample
 
+log = logging.getLogger(__name__)
+
 
 class Records(Callback):
-    """Writes `losses.csv` and `losses.png` after every epoch."""
+    """Writes `losses.csv` and `losses.png` and logs a line after every epoch."""
 
     def __init__(self, out: Path, checkpoints: Path) -> None:
         self.out, self.checkpoints = out, checkpoints
@@ -30,6 +33,24 @@ class Records(Callback):
         with writing(str(self.out), self.checkpoints):
             pl_module.history.write_table(self.out / "losses.csv")
             pl_module.history.write_graph(self.out / "losses.png")
+        epoch, step, loss = pl_module.history.validation[-1]
+        log.info(
+            "epoch %d of %s, step %d: training loss %.4f, validation loss %.4f",
+            epoch,
+            trainer.max_epochs,
+            step,
+            pl_module.history.mean_train_loss(epoch),
+            loss,
+        )
+
+    def on_exception(
+        self,
+        trainer: Trainer,
+        pl_module: FineTuning,  # type: ignore[override]
+        exception: BaseException,
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            log.info("stopped; the same command goes on after epoch %d", trainer.current_epoch)
 
 
 class Pictures(Callback):

@@ -164,9 +164,7 @@ def _tuning(job: Job, base: Base) -> Tuning:
 
 def _say(trained: Mapping[str, Tensor], train: int, validation: int) -> None:
     count = sum(value.numel() for value in trained.values())
-    log.info(
-        "%.1f million weights learn from %d pairs; %d pairs validate", count / 1e6, train, validation
-    )
+    log.info("%.1f million weights learn from %d pairs; %d pairs validate", count / 1e6, train, validation)
 
 
 def _default_result(job: Job, base: Base) -> Path:

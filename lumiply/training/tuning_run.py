@@ -129,9 +129,7 @@ def tune(
             log.info("going on after epoch %d of %d", former, tuning.epochs)
         _fit(module, train, validation, tuning, identity, device, precision)
     else:
-        log.info(
-            "%d epochs are trained already; a larger --epochs trains on", former
-        )
+        log.info("%d epochs are trained already; a larger --epochs trains on", former)
     return read_result(tuning.checkpoints)
 
 

@@ -6,10 +6,10 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 from PIL import Image
@@ -25,6 +25,7 @@ from lumiply.errors import (
     RenderError,
     UserError,
 )
+from lumiply.weights import Adaptor
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +43,43 @@ class _Job:
     future: Future[dict[str, Image.Image]]
 
 
+@dataclass(frozen=True)
+class Light:
+    """Adaptors, and what an engine that has them says of itself; its colours are worked out from them."""
+
+    adaptors: Mapping[str, Adaptor]
+    info: EngineInfo
+
+
+@dataclass(frozen=True)
+class _Swap:
+    """Waits among the renders, so that the worker alone touches the model."""
+
+    light: Light
+    future: Future[EngineInfo]
+
+
 class LocalEngine:
     """Renders one request after another on its own thread. Implements `Engine`."""
 
-    def __init__(self, pipeline: Pipeline, info: EngineInfo, *, queue_size: int = 16) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        info: EngineInfo,
+        *,
+        queue_size: int = 16,
+        read_light: Callable[[], Light] | None = None,
+    ) -> None:
         """Start the worker.
 
         Args:
             queue_size: renders that may wait besides the one that runs.
+            read_light: reads the adaptors that `reload_adaptors` then uses.
         """
+        self._read_light = read_light
         self._pipeline = pipeline
         self._info = info
-        self._queue: queue.Queue[_Job | None] = queue.Queue(queue_size)
+        self._queue: queue.Queue[_Job | _Swap | None] = queue.Queue(queue_size)
         self._lock = threading.Lock()
         self._open_jobs: set[Future[dict[str, Image.Image]]] = set()
         self._closing = threading.Event()
@@ -91,6 +117,11 @@ class LocalEngine:
             raise UserError(f"the seed must be from 0 to {LARGEST_SEED}, got {seed}")
         future: Future[dict[str, Image.Image]] = Future()
         job = _Job(photo, wanted, seed, count, progress, future)
+        self._put(job)
+        return future
+
+    def _put(self, job: _Job | _Swap) -> None:
+        """Queue it, or refuse at once."""
         with self._lock:
             if self._closing.is_set():
                 raise EngineClosedError("the engine is shutting down; try again when it has been restarted")
@@ -100,9 +131,30 @@ class LocalEngine:
                 raise BusyError(
                     f"{self._queue.maxsize} renders are already waiting, the most this engine keeps; try again soon"
                 ) from None
-            self._open_jobs.add(future)
-        future.add_done_callback(self._forget)
-        return future
+            if isinstance(job, _Job):
+                self._open_jobs.add(job.future)
+        if isinstance(job, _Job):
+            job.future.add_done_callback(self._forget)
+
+    def reload_adaptors(self) -> EngineInfo:
+        """Read the adaptors' files again and use them from the next render on; wait until that is so.
+
+        Renders that were asked for before are done first, in the old light. Nothing changes if it fails.
+
+        Returns:
+            What the engine says of itself now.
+
+        Raises:
+            UserError: this engine was not made from files.
+            WeightsError: an adaptor is damaged or not this model's.
+            BusyError: the queue is full.
+            EngineClosedError: after `close()`.
+        """
+        if self._read_light is None:
+            raise UserError("this engine was not made from files; start it with initialize_engine()")
+        swap = _Swap(self._read_light(), Future())
+        self._put(swap)
+        return swap.future.result()
 
     def close(self, timeout: float | None = None) -> None:
         """See `Engine.close`. Renders that have not ended by then are cancelled."""
@@ -132,8 +184,21 @@ class LocalEngine:
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            self._render(job)
+            if isinstance(job, _Swap):
+                self._swap(job)
+            else:
+                self._render(job)
             del job  # or the last photo would stay in memory until the next one comes
+
+    def _swap(self, swap: _Swap) -> None:
+        try:
+            self._pipeline.use_adaptors(swap.light.adaptors)
+        except Exception as error:
+            log.exception("the adaptors were not reloaded")
+            _fail(swap.future, _wrapped("the adaptors were not reloaded; the log says why", error))
+            return
+        self._info = replace(swap.light.info, colors=self._pipeline.palette.names)
+        swap.future.set_result(self._info)
 
     def _render(self, job: _Job) -> None:
         """Run one job; whatever happens ends up in its future, and the worker goes on."""
@@ -177,6 +242,6 @@ def _wrapped(sentence: str, cause: Exception) -> RenderError:
     return error
 
 
-def _fail(future: Future[dict[str, Image.Image]], error: Exception) -> None:
+def _fail(future: Future[Any], error: Exception) -> None:
     with contextlib.suppress(Exception):  # cancelled, so nobody waits for the answer
         future.set_exception(error)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cldm import Conditions, ControlLDM
 from ldm.sampling import StepCallback, sample_ddim
-from lumiply.engine.palette import Palette, build_palette
+from lumiply.engine.palette import Palette, PaletteBuilder
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_bytes, to_picture
 from lumiply.engine.protocol import Stage
 from lumiply.errors import RenderError
@@ -72,7 +72,8 @@ class Pipeline:
         model.eval().requires_grad_(False)
         with torch.inference_mode():
             prior = model.control_model.prior_extracter.to(self.device)
-            self.palette: Palette = build_palette(prior, adaptors, self.picture_size)
+            self._palettes = PaletteBuilder(prior, self.picture_size)
+            self.palette: Palette = self._palettes.build(adaptors)
             self.text = model.cond_stage_model.to(self.device)().to(dtype)
         for done_with in (model.cond_stage_model, prior.light_decoder, prior.model_latents.light_encoder):
             done_with.to("meta")  # their numbers live on in the palette and in `text`
@@ -82,6 +83,10 @@ class Pipeline:
         self._network = model
         self._prior = prior.model_latents
         self._first_stage = model.first_stage_model
+
+    def use_adaptors(self, adaptors: Mapping[str, Adaptor]) -> None:
+        """Put a palette of these adaptors in the place of the one there is. Not while a render prepares."""
+        self.palette = self._palettes.build(adaptors)
 
     @torch.inference_mode()
     def prepare(self, photo: Image.Image, colors: Sequence[str]) -> Prepared:

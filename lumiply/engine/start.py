@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Final
 
 import torch
 
-from lumiply.engine.local import LocalEngine
+from lumiply.engine.local import Light, LocalEngine
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.protocol import EngineInfo
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
-from lumiply.weights import WeightFiles, find_weights, load_model, read_adaptor
+from lumiply.weights import Adaptor, WeightFiles, find_adaptors, find_weights, load_model, read_adaptor
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,17 @@ def load_pipeline(files: WeightFiles, *, device: torch.device | str, dtype: torc
     """
     params = files.params()
     model = load_model(params, files.checkpoint, bypass=files.bypass, latents=files.latents)
-    adaptors = {color: read_adaptor(path, params) for color, path in files.adaptors.items()}
-    return Pipeline(model, adaptors, device=device, dtype=dtype)
+    return Pipeline(model, read_adaptors(files), device=device, dtype=dtype)
+
+
+def read_adaptors(files: WeightFiles) -> dict[str, Adaptor]:
+    """The adaptors by colour.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or not this model's.
+    """
+    params = files.params()
+    return {color: read_adaptor(path, params) for color, path in files.adaptors.items()}
 
 
 def device_name(device: torch.device) -> str:
@@ -91,4 +101,11 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         steps=settings.steps or DEFAULT_STEPS[files.variant],
         colors=pipeline.palette.names,
     )
-    return LocalEngine(pipeline, info, queue_size=settings.queue_size)
+
+    def read_light() -> Light:
+        folder = files.checkpoint.parent if files.variant == "mini" else settings.adaptors_dir
+        now = replace(files, adaptors=find_adaptors(folder))
+        named = replace(info, weights=now.describe(), fingerprint=f"{now.fingerprint()}-{precision}-ddim")
+        return Light(read_adaptors(now), named)
+
+    return LocalEngine(pipeline, info, queue_size=settings.queue_size, read_light=read_light)

@@ -115,7 +115,7 @@ def load_base(files: WeightFiles) -> Base:
 
 
 def merged(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with `trained`, on the CPU, in the places of the same names.
+    """`state` with `trained`, which are on the CPU as they are, in the places of the same names.
 
     Raises:
         KeyError: there is no such place.
@@ -124,7 +124,7 @@ def merged(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[s
     for name, value in trained.items():
         if name not in result:
             raise KeyError(name)
-        result[name] = value.detach().to("cpu")
+        result[name] = value.detach()
     return result
 
 

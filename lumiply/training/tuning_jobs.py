@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,7 @@ def train_adaptors(
 ) -> Written:
     """Train the adaptors of `colors` in one run, and write `adaptor_{color}.pth` for each.
 
-    A file of that name that holds something else is kept as `adaptor_{color}.pth.before`.
+    A file of that name that holds something else is kept as `adaptor_{color}.pth.before`, `.before1`, ...
 
     Args:
         folder: where they go; by default `adaptors`, or for the mini model `ckpt/mini` in the run's folder, with
@@ -128,7 +129,8 @@ def train_adaptors(
     _say(module.trained(), len(train), len(validation))
     run = {
         "training": f"adaptors {' '.join(wanted)}",
-        "base": replace(base.files, adaptors=started).fingerprint(),
+        "base": base.files.fingerprint(),
+        "start": str(start),  # its path: what stands there may be what this very run has written
     }
     tuned = tune(module, train, validation, _tuning(job, base), run)
     mini = folder is None and base.files.variant == "mini"
@@ -208,7 +210,8 @@ def _keep_former(path: Path, adaptor: Adaptor, base: Base) -> None:
     except WeightsError:
         former = None
     if former is None or not _equal(former, adaptor):
-        path.replace(path.with_name(f"{path.name}.before"))
+        names = (f"{path.name}.before{number or ''}" for number in itertools.count())
+        path.replace(next(place for name in names if not (place := path.with_name(name)).exists()))
 
 
 def _equal(one: Adaptor, other: Adaptor) -> bool:

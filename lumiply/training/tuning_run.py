@@ -220,7 +220,7 @@ def _fit(
         epoch=lambda: module.current_epoch,
     )
     held_out = PhotoBatches(validation, tuning.batch, workers=tuning.workers)
-    with _quiet():
+    with quiet():
         pl.seed_everything(tuning.seed, verbose=False)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
@@ -230,7 +230,7 @@ def _fit(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Lightning's remarks about its own defaults, which no option of ours can answer."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level

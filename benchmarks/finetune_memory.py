@@ -2,9 +2,9 @@
 
     python -m benchmarks.finetune_memory --out benchmarks/results/finetune_memory.md
 
-Needs a GPU; a configuration that does not fit it is told as such. Weights are filled by name
-(`tests/golden/fill.py`): they prove speed and memory, not usefulness. `--tiny` runs a millisecond model on the CPU,
-where no memory is measured, to show that the script works.
+A configuration that does not fit the GPU is told as such. Weights are filled by name (`tests/golden/fill.py`): they
+prove speed and memory, not usefulness. `--mini` measures the mini model, `--tiny` runs a millisecond model on the CPU
+to show that the script works; on a CPU no memory is measured.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks.full_model import filled_model
 from benchmarks.parity import commit
 from cldm import ControlLDM, ControlLDMParams
 from lumiply.colors import COLORS
+from lumiply.config import config_path, load_config
 from lumiply.training.adaptors import AdaptorTuning
 from lumiply.training.crossattn import CrossAttentionTuning
 from lumiply.training.finetune import FineTuning
@@ -166,27 +167,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="pairs a step")
     parser.add_argument("--steps", type=int, default=8, help="steps that are measured")
-    parser.add_argument("--tiny", action="store_true", help="a millisecond model on the CPU")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--mini", action="store_true", help="the embedded mini model")
+    size.add_argument("--tiny", action="store_true", help="a millisecond model on the CPU")
     parser.add_argument("--commit", default=commit(), help="what to print as the commit that was measured")
     given = parser.parse_args(arguments)
     device = torch.device("cpu" if given.tiny else given.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
-    kind = "a millisecond model" if given.tiny else "the full-size model"
+    kind, params = "the full-size model", ControlLDMParams()
+    if given.tiny:
+        kind, params = "a millisecond model", NANO
+    if given.mini:
+        kind, params = "the mini model", load_config(config_path("mini"))
+    option = " --tiny" if given.tiny else " --mini" if given.mini else ""
     report = [
         f"# Fine-tuning {kind}: memory and time",
         "",
         f"{datetime.date.today()}, commit {given.commit}, {name}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}. Command: `python -m benchmarks.finetune_memory"
-        f"{' --tiny' if given.tiny else ''}`. Weights filled by name; AdamW; TF32 for float32 matrix products "
+        f"Python {platform.python_version()}. Command: `python -m benchmarks.finetune_memory{option} "
+        f"--device {device} --batch {' '.join(map(str, given.batch))}`. Weights filled by name; AdamW; TF32 for float32 matrix products "
         "on a GPU. Peak memory is what tensors took, without the allocator's and the driver's own.",
         "",
         HEADER,
     ]
     print("\n".join(report), flush=True)
     with quiet():
-        for measured in rows(NANO if given.tiny else ControlLDMParams(), device, given.batch, given.steps):
+        for measured in rows(params, device, given.batch, given.steps):
             report.append(measured.row())
             print(report[-1], flush=True)
     if given.out:

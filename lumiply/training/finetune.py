@@ -139,12 +139,17 @@ class FineTuning(pl.LightningModule):
         conditions = self.conditions(batch)
         noise = self.normal(self.generator(_PICTURE, 0, 0), 1).expand(len(batch.off), -1, -1, -1)
         z = sample_ddim(lambda x, t: self.model(x, t, conditions), noise, self.model.schedule, steps)
-        first_stage = self.model.first_stage_model
-        features = (
-            first_stage.bypass_features(batch.bypass) if isinstance(first_stage, BypassAutoencoder) else None
-        )
-        levels = to_bytes(self.model.decode_first_stage(z, features)).cpu()
+        # one at a time: what the decoder keeps in memory is large
+        pairs = zip(z.split(1), batch.bypass.split(1), strict=True)
+        levels = [to_bytes(self.decode(latent, bypass))[0].cpu() for latent, bypass in pairs]
         return [to_picture(level, (params.picture_size, params.picture_size)) for level in levels]
+
+    def decode(self, z: Tensor, bypass: Tensor) -> Tensor:
+        """Scaled latents (b, 4, h, w) and unlit photos (b, 3, H, W) -> pictures, both in [-1, 1]."""
+        first_stage = self.model.first_stage_model
+        if isinstance(first_stage, BypassAutoencoder):
+            return self.model.decode_first_stage(z, first_stage.bypass_features(bypass))
+        return self.model.decode_first_stage(z)
 
     # What is random, and what is kept
 

@@ -19,9 +19,11 @@ import pytest
 import torch
 
 from lumiply.errors import UserError, WeightsError
+from lumiply.training.adaptors import AdaptorTuning
 from lumiply.training.batches import pairs_of
 from lumiply.training.checkpoints import read_checkpoint, trained_tensors
 from lumiply.training.crossattn import CrossAttentionTuning
+from lumiply.training.finetune import FineTuning
 from lumiply.training.photos import PhotoPairs, scan
 from lumiply.training.tuning_run import Result, Tuning, tune
 from tests.nano import NANO, nano_model
@@ -160,6 +162,19 @@ def test_a_run_that_has_all_its_epochs_trains_no_further_and_a_larger_number_tra
     assert (tmp_path / "out/checkpoints/last.ckpt").stat().st_mtime_ns == stored
     assert_equal(dict(first.trained), dict(again.trained))
     assert run(photos, tuning(tmp_path / "out", 2)).epochs == 2
+
+
+@pytest.mark.parametrize("kind", ["crossattn", "adaptors"])
+def test_training_lowers_the_validation_loss(photos: Path, tmp_path: Path, kind: str) -> None:
+    module: FineTuning = (
+        CrossAttentionTuning(nano_model(), learning_rate=1e-3)
+        if kind == "crossattn"
+        else AdaptorTuning(nano_model(), ["red"], learning_rate=1e-2)
+    )
+    color, least = {"crossattn": ("white", 0.9), "adaptors": ("red", 0.99)}[kind]  # an adaptor has less say
+    train, validation = pairs_of(scan(photos), NANO.picture_size, [color])
+    result = tune(module, train, validation, tuning(tmp_path / "out", 6), {})
+    assert result.loss < least * result.before
 
 
 def test_the_table_has_every_step_and_the_loss_before_training(photos: Path, tmp_path: Path) -> None:

@@ -187,8 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         f"{datetime.date.today()}, commit {given.commit}, {name}, torch {torch.__version__}, "
         f"Python {platform.python_version()}. Command: `python -m benchmarks.finetune_memory{option} "
-        f"--device {device} --batch {' '.join(map(str, given.batch))}`. Weights filled by name; AdamW; TF32 for float32 matrix products "
-        "on a GPU. Peak memory is what tensors took, without the allocator's and the driver's own.",
+        f"--device {device} --batch {' '.join(map(str, given.batch))}`. Weights filled by name; AdamW; "
+        "TF32 for float32 matrix products on a GPU. Peak memory is what tensors took, without the allocator's "
+        "and the driver's own.",
         "",
         HEADER,
     ]

@@ -96,7 +96,7 @@ def crossattn(result: Path | None, **options: Any) -> None:
 @click.option("--out", type=FOLDER, default=Path("runs/adaptors"), help="Checkpoints, losses, pictures.")
 @click.option(
     "--adaptors-dir", "folder", type=FOLDER,
-    help="Where adaptor_COLOR.pth is written in the end.  [default: adaptors; for mini OUT/ckpt/mini]",
+    help="Where adaptor_COLOR.pth is written in the end.  [default: where the server looks; for mini OUT/ckpt/mini]",
 )  # fmt: skip
 @click.option("--start", type=FOLDER, help="Adaptors to go on from, in place of the model's own white light.")
 def adaptors(colors: tuple[str, ...], folder: Path | None, start: Path | None, **options: Any) -> None:
@@ -140,13 +140,15 @@ def _job(
     from lumiply.training.tuning_jobs import Job
     from lumiply.training.tuning_run import Tuning
 
+    settings = Settings.from_env()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return Job(
         data,
         base,
         Tuning(**tuning, progress=sys.stderr.isatty()),
         learning_rate,
-        ckpt_dir=Settings.from_env().ckpt_dir,
+        ckpt_dir=settings.ckpt_dir,
+        adaptors_dir=settings.adaptors_dir,
         config=config,
         flip=flip,
         recompute=recompute,

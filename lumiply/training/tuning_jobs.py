@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from lumiply.colors import BASE_COLOR, in_palette_order
 from lumiply.engine.start import DEFAULT_STEPS
 from lumiply.errors import WeightsError
+from lumiply.files import write_whole
 from lumiply.training import photos
 from lumiply.training.adaptors import AdaptorTuning, adaptors_of
 from lumiply.training.batches import pairs_of
@@ -34,7 +34,7 @@ class Job:
     Attributes:
         data: folder of photos, split into train and validation.
         base: "mini" or a checkpoint; config: its configuration, if it is neither of the two shipped ones.
-        ckpt_dir: where "mini" lies.
+        ckpt_dir: where "mini" lies; adaptors_dir: where a server looks for those of the full-size model.
         flip: mirror pairs by chance; for photos that were not augmented.
         recompute: gradient checkpointing.
         picture_steps: denoising steps of the validation picture; None for those that the model renders with.
@@ -45,6 +45,7 @@ class Job:
     tuning: Tuning
     learning_rate: float
     ckpt_dir: Path = Path("ckpt")
+    adaptors_dir: Path = Path("adaptors")
     config: Path | None = None
     flip: bool = False
     recompute: bool = False
@@ -104,7 +105,7 @@ def train_adaptors(
     A file of that name that holds something else is kept as `adaptor_{color}.pth.before`, `.before1`, ...
 
     Args:
-        folder: where they go; by default `adaptors`, or for the mini model `ckpt/mini` in the run's folder, with
+        folder: where they go; by default `adaptors_dir`, or for the mini model `ckpt/mini` in the run's folder, with
             the model and its other adaptors beside them.
         start: folder of adaptors to go on from; by default, and where it lacks one, the model's own white light.
 
@@ -134,7 +135,7 @@ def train_adaptors(
     }
     tuned = tune(module, train, validation, _tuning(job, base), run)
     mini = folder is None and base.files.variant == "mini"
-    folder = folder or (job.tuning.out / "ckpt" / MINI_FOLDER if mini else Path("adaptors"))
+    folder = folder or (job.tuning.out / "ckpt" / MINI_FOLDER if mini else job.adaptors_dir)
     files = []
     with writing(str(folder), job.tuning.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ def _copy_mini(base: Base, folder: Path, *, model: bool) -> None:
     for path in wanted:
         place = folder / path.name
         if not place.exists():
-            shutil.copyfile(path, place)
+            write_whole(place, path.read_bytes())
 
 
 def _starts(base: Base, colors: Sequence[str], start: Path | None) -> dict[str, Path]:

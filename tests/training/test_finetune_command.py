@@ -37,7 +37,8 @@ PHOTO = Image.new("RGB", (50, 40), (90, 80, 70))
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with photos in white and red, a published base and one of our own; logging as it was."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LUMIPLY_CKPT_DIR", raising=False)
+    for name in ("LUMIPLY_CKPT_DIR", "LUMIPLY_ADAPTORS_DIR"):
+        monkeypatch.delenv(name, raising=False)
     make_split(Path("photos"), train=2, validation=1)
     write_published_nano(Path("ckpt"))
     handlers, level = logging.root.handlers[:], logging.root.level
@@ -106,6 +107,12 @@ def test_an_adaptor_that_is_there_is_kept(here: Path) -> None:
     ]  # fmt: skip
     kept = read_adaptor("adaptors/adaptor_red.pth.before", NANO)
     assert torch.equal(kept.light_encoder["0.weight"], nano_adaptor("blue").light_encoder["0.weight"])
+
+
+def test_adaptors_go_where_the_setting_says(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUMIPLY_ADAPTORS_DIR", "shelf")
+    assert train(f"adaptors {COMMON} --out runs/a --color red").exit_code == 0
+    assert [path.name for path in Path("shelf").iterdir()] == ["adaptor_red.pth"]
 
 
 def test_a_result_is_not_taken_for_a_former_one(here: Path) -> None:

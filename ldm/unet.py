@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ldm.attention import SpatialTransformer
 from ldm.layers import Upsample, zero_init
@@ -109,21 +108,9 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers in a row, each given what it takes: the time embedding, the context, or neither.
-
-    Attributes:
-        recompute: keep no activations for the backward pass but compute them again in it (arXiv 1604.06174): less
-            memory, more time, the same gradients.
-    """
-
-    recompute = False
+    """Layers in a row, each given what it takes: the time embedding, the context, or neither."""
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.run, x, emb, context, use_reentrant=False)
-        return self.run(x, emb, context)
-
-    def run(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)

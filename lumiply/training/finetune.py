@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from cldm import Conditions, ControlLDM
 from ldm.sampling import sample_ddim
-from ldm.unet import Stage
 from lumiply.engine.pixels import to_bytes, to_picture
 from lumiply.errors import WeightsError
 from lumiply.training.history import History
 from lumiply.training.photos import PhotoSample
 from lumiply.training.random_state import random_state, restore_random_state
+from lumiply.training.recompute import set_recompute
 from modi_vae import BypassAutoencoder
 
 #: Timesteps at which each validation pair is scored; which ones they are is the same in every epoch.
@@ -60,9 +60,7 @@ class FineTuning(pl.LightningModule):
             self.register_buffer("text", model.cond_stage_model(), persistent=False)
         del model.cond_stage_model
         model.eval().requires_grad_(False)  # no dropout: frozen layers must give what inference gives
-        for module in model.modules():
-            if isinstance(module, Stage):
-                module.recompute = recompute
+        set_recompute(model, recompute)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What learns, under the names of this module's state dict."""

@@ -3,6 +3,7 @@
 from cldm.controlnet import ControlNet, ControlNetParams
 from cldm.intrinsics import IntrinsicsParams, LatentIntrinsics, PriorExtractor
 from cldm.luminet import Conditions, ControlLDM, ControlLDMParams
+from cldm.steps import StepConditions, StepNetwork
 
 __all__ = [
     "Conditions",
@@ -13,4 +14,6 @@ __all__ = [
     "IntrinsicsParams",
     "LatentIntrinsics",
     "PriorExtractor",
+    "StepConditions",
+    "StepNetwork",
 ]

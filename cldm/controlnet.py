@@ -5,6 +5,7 @@ Source: ControlNet (arXiv 2302.05543), section 3; LumiNet (arXiv 2412.00177), se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from cldm.intrinsics import IntrinsicsParams, PriorExtractor
+from ldm.attention import KeysValues
 from ldm.layers import zero_init
 from ldm.unet import UNetEncoder, UNetParams
 
@@ -83,13 +85,23 @@ class ControlNet(UNetEncoder):
             t: (b,) raw timesteps.
             context: (b, n, context_dim).
         """
-        emb = self.embed_time(t)
+        return self.body(x, hint_features, self.time_shifts(t), self.keys_values(context))
+
+    def body(
+        self,
+        x: Tensor,
+        hint_features: Tensor,
+        time_shifts: Sequence[Tensor],
+        keys_values: Sequence[KeysValues],
+    ) -> list[Tensor]:
+        """`forward` with what depends on t or on the context alone already computed."""
+        shifts, pairs = iter(time_shifts), iter(keys_values)
         controls = []
         h = x
         for index, (stage, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
-            h = stage(h, emb, context)
+            h = stage(h, shifts, pairs)
             if index == 0:
                 h = h + hint_features
             controls.append(zero_conv(h))
-        h = self.middle_block(h, emb, context)
+        h = self.middle_block(h, shifts, pairs)
         return [*controls, self.middle_block_out(h)]

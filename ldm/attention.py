@@ -6,11 +6,17 @@ GLU Variants (arXiv 2002.05202) for GEGLU.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.layers import zero_init
+
+#: Keys and values of one attention, each (b, m, heads * d).
+KeysValues = tuple[Tensor, Tensor]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False) -> Tensor:
@@ -30,7 +36,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = Fal
 
 
 class CrossAttention(nn.Module):
-    """Attention from feature-map tokens to `context`, or to themselves; q, k and v have no bias."""
+    """Attention from feature-map tokens to a context, or to themselves; q, k and v have no bias."""
+
+    packed: Tensor | None
 
     def __init__(self, width: int, context_width: int, head_width: int) -> None:
         super().__init__()
@@ -41,11 +49,31 @@ class CrossAttention(nn.Module):
         self.to_k = nn.Linear(context_width, width, bias=False)
         self.to_v = nn.Linear(context_width, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
+        self.register_buffer("packed", None, persistent=False)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (b, n, width), context (b, m, context_width) or None for self-attention -> (b, n, width)."""
-        source = x if context is None else context
-        return self.to_out(attention(self.to_q(x), self.to_k(source), self.to_v(source), self.heads))
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """context (b, m, context_width) -> what `forward` takes, each (b, m, width)."""
+        return self.to_k(context), self.to_v(context)
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """For inference: from now on self-attention gets q, k and v from one product. No memory is added.
+
+        Changing the weights, their precision or device afterwards has no effect on self-attention.
+        """
+        layers = (self.to_q, self.to_k, self.to_v)
+        self.packed = torch.cat([layer.weight for layer in layers])
+        for layer, rows in zip(layers, self.packed.chunk(3), strict=True):
+            layer.weight.data = rows
+
+    def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
+        """x (b, n, width), keys and values of a context or None for self-attention -> (b, n, width)."""
+        if keys_values is None and self.packed is not None:
+            q, k, v = F.linear(x, self.packed).chunk(3, dim=-1)
+        else:
+            q = self.to_q(x)
+            k, v = self.keys_values(x) if keys_values is None else keys_values
+        return self.to_out(attention(q, k, v, self.heads))
 
 
 class GEGLU(nn.Module):
@@ -83,9 +111,9 @@ class BasicTransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
+        x = x + self.attn2(self.norm2(x), keys_values)
         return x + self.ff(self.norm3(x))
 
 
@@ -103,10 +131,10 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zero_init(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (b, c, h, w), context (b, m, context_width) -> (b, c, h, w)."""
+    def forward(self, x: Tensor, keys_values: Iterator[KeysValues]) -> Tensor:
+        """x (b, c, h, w) -> (b, c, h, w); takes one pair of `keys_values` a block."""
         height = x.shape[2]
         tokens = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         for block in self.transformer_blocks:
-            tokens = block(tokens, context)
+            tokens = block(tokens, next(keys_values))
         return x + rearrange(self.proj_out(tokens), "b (h w) c -> b c h w", h=height)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,29 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class Upsample(nn.Module):
     """Nearest-neighbour doubling, then a 3x3 convolution."""
 
+    kernel: Tensor | None
+    #: What each of a 4-tap kernel's places takes of the 3 taps: a doubled pixel meets two of them at once.
+    TAPS: Final = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.register_buffer("kernel", None, persistent=False)
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """For inference: from now on do both in one transposed 4x4 convolution, with 4/9 of the products.
+
+        Changing the convolution's weights, their precision or device afterwards is not seen.
+        """
+        weight = self.conv.weight
+        taps = torch.tensor(self.TAPS, device=weight.device)
+        kernel = torch.einsum("ak,oikl,bl->ioab", taps, weight.float(), taps)
+        self.kernel = kernel.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernel is not None:
+            return F.conv_transpose2d(x, self.kernel, self.conv.bias, stride=2, padding=1)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 

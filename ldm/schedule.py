@@ -101,3 +101,26 @@ def ddim_timesteps(steps: int, timesteps: int = 1000) -> Tensor:
     if timesteps % steps == 0 and steps <= timesteps // 2:
         return torch.arange(0, timesteps, timesteps // steps) + 1
     return torch.linspace(1, last, steps, dtype=torch.float64).round().long()
+
+
+def log_snr_timesteps(steps: int, schedule: NoiseSchedule) -> Tensor:
+    """`steps` timesteps, decreasing, that divide the log signal-to-noise ratio evenly: (steps,) int64.
+
+    They begin at the last timestep, and the one after them would be 0. Where even places fall closer than whole
+    timesteps, neighbouring ones are taken.
+
+    Raises:
+        ValueError: `steps` is not in [1, schedule.timesteps].
+    """
+    timesteps = schedule.timesteps
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"steps must be in [1, {timesteps}], got {steps}")
+    log_snr = torch.logit(schedule.alphas_cumprod.double())
+    places = torch.linspace(float(log_snr[-1]), float(log_snr[0]), steps + 1, dtype=torch.float64)
+    above = torch.searchsorted(-log_snr, -places).clamp(1, timesteps - 1)
+    nearest = torch.where(log_snr[above - 1] - places < places - log_snr[above], above - 1, above)
+    chosen = [timesteps - 1]
+    for index in range(1, steps):
+        room = steps - index if steps < timesteps else steps - index - 1  # for the steps still to come
+        chosen.append(max(min(int(nearest[index]), chosen[-1] - 1), room))
+    return torch.tensor(chosen)

@@ -6,13 +6,13 @@ Source: LDM (arXiv 2112.10752), Stable Diffusion 2.1's configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ldm.attention import SpatialTransformer
+from ldm.attention import BasicTransformerBlock, KeysValues, SpatialTransformer
 from ldm.layers import Upsample, zero_init
 
 
@@ -74,7 +74,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with the time embedding added between them."""
+    """Two 3x3 convolutions with a projection of the time embedding, the shift, added between them."""
 
     def __init__(self, c_in: int, c_out: int, emb_width: int, *, norm_groups: int, dropout: float) -> None:
         super().__init__()
@@ -90,9 +90,13 @@ class ResBlock(nn.Module):
         )
         self.skip_connection = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x (b, c_in, h, w), emb (b, emb_width) -> (b, c_out, h, w)."""
-        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+    def shift(self, emb: Tensor) -> Tensor:
+        """emb (b, emb_width) -> (b, c_out)."""
+        return self.emb_layers(emb)
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """x (b, c_in, h, w), shift (b, c_out) -> (b, c_out, h, w)."""
+        h = self.in_layers(x) + shift[:, :, None, None]
         return self.skip_connection(x) + self.out_layers(h)
 
 
@@ -108,14 +112,16 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers in a row, each given what it takes: the time embedding, the context, or neither."""
+    """Layers in a row, each given what it takes: the next shift, the next keys and values, or neither."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, shifts: Iterator[Tensor], keys_values: Iterator[KeysValues]
+    ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
-                x = layer(x, emb)
+                x = layer(x, next(shifts))
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context)
+                x = layer(x, keys_values)
             else:
                 x = layer(x)
         return x
@@ -123,6 +129,10 @@ class Stage(nn.Sequential):
 
 class UNetEncoder(nn.Module):
     """Time embedding, input blocks and middle block: what the UNet and the ControlNet have in common.
+
+    A network is evaluated in two parts: `time_shifts` and `keys_values`, which depend on t and on the context
+    alone, and `body`, which takes them. `forward` does one after the other; a sampler that knows its timesteps
+    and its context does the first part once (`cldm.steps`).
 
     Attributes:
         block_channels: width of every input block's output, in order.
@@ -179,6 +189,19 @@ class UNetEncoder(nn.Module):
         sinusoid = timestep_embedding(t, self.params.model_channels)
         return self.time_embed(sinusoid.to(next(self.time_embed.parameters()).dtype))
 
+    def time_shifts(self, t: Tensor) -> list[Tensor]:
+        """(b,) raw timesteps -> (b, c_out) for every residual block, in the order in which they run."""
+        emb = self.embed_time(t)
+        return [block.shift(emb) for block in self.modules() if isinstance(block, ResBlock)]
+
+    def transformer_blocks(self) -> list[BasicTransformerBlock]:
+        """In the order in which they run."""
+        return [block for block in self.modules() if isinstance(block, BasicTransformerBlock)]
+
+    def keys_values(self, context: Tensor) -> list[KeysValues]:
+        """context (b, n, context_dim) -> keys and values of every cross-attention, in the order of running."""
+        return [block.attn2.keys_values(context) for block in self.transformer_blocks()]
+
 
 class UNetModel(UNetEncoder):
     """The denoiser, with a place for ControlNet's outputs on the middle block and on every skip connection."""
@@ -217,16 +240,26 @@ class UNetModel(UNetEncoder):
         Returns:
             (b, out_channels, h, w).
         """
-        emb = self.embed_time(t)
+        return self.body(x, self.time_shifts(t), self.keys_values(context), control)
+
+    def body(
+        self,
+        x: Tensor,
+        time_shifts: Sequence[Tensor],
+        keys_values: Sequence[KeysValues],
+        control: Sequence[Tensor] | None,
+    ) -> Tensor:
+        """`forward` with what depends on t or on the context alone already computed."""
+        shifts, pairs = iter(time_shifts), iter(keys_values)
         skips = []
         h = x
         for stage in self.input_blocks:
-            h = stage(h, emb, context)
+            h = stage(h, shifts, pairs)
             skips.append(h)
-        h = self.middle_block(h, emb, context)
+        h = self.middle_block(h, shifts, pairs)
         if control is not None:
             h = h + control[-1]
             skips = [skip + add for skip, add in zip(skips, control[:-1], strict=True)]
         for stage, skip in zip(self.output_blocks, reversed(skips), strict=True):
-            h = stage(torch.cat([h, skip], dim=1), emb, context)
+            h = stage(torch.cat([h, skip], dim=1), shifts, pairs)
         return self.out(h)

@@ -20,6 +20,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "serve": ("lumiply.commands.serve", "serve", "Answer HTTP requests until Ctrl-C."),
     "relight": ("lumiply.commands.relight", "relight", "Relight photos into a folder, without a server."),
     "demo": ("lumiply.demo", "demo", "Serve, send a sample room in all seven colours, go on serving."),
+    "convert": ("lumiply.commands.convert", "convert", "Make one half-precision file of the weights."),
+    "bench": ("lumiply.commands.bench", "bench", "Measure speed, beside the published way."),
     "augment": ("lumiply.commands.augment", "augment", "Make training data from your own photos."),
     "evaluate": ("lumiply.commands.evaluate", "evaluate", "Score relit photos against the truth."),
     "synth": ("lumiply.synth.command", "synth", "Render training rooms (needs the training extra)."),

@@ -190,6 +190,24 @@ class Settings:
     steps: int | None = _setting(
         None, _optional(_integer(1, 1000)), "Denoising steps; empty means the model's own number."
     )
+    preset: str | None = _setting(
+        None,
+        _optional(_choice("exact", "balanced", "fast")),
+        "Sampler and steps of a render that names neither; empty means the model's own.",
+    )
+    max_batch: int | None = _setting(
+        None,
+        _optional(_integer(1, 64)),
+        "Pictures denoised at once, one a colour; empty means what suits the device.",
+    )
+    compile: str = _setting(
+        "auto",
+        _choice("auto", "off", "background"),
+        "Whether the networks are compiled while the first requests are served; auto: on a GPU only.",
+    )
+    cache_dir: Path = _setting(
+        Path("~/.cache/lumiply"), _path(), "Folder in which compiled code is kept for the next start."
+    )
     log_level: str = _setting(
         "info", _choice("debug", "info", "warning", "error"), "Least important messages that are logged."
     )

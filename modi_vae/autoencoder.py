@@ -35,17 +35,39 @@ class BypassFeatures:
         )
 
 
+@dataclass(frozen=True)
+class MergedFeatures(BypassFeatures):
+    """What the photo adds inside the decoder, the same for every latent that is decoded for it.
+
+    Attributes:
+        levels: each level's feature after the part of its merge convolution that sees it, bias included;
+            (b, width of the merge, H >> i, W >> i).
+    """
+
+    def expand(self, batch: int) -> MergedFeatures:
+        wider = super().expand(batch)
+        return MergedFeatures(wider.image, wider.levels)
+
+
 class Merge(nn.Module):
-    """3x3 convolution over concat(h, feature) that starts as the identity on h (Dirac, bias 0)."""
+    """3x3 convolution over concat(h, feature) that starts as the identity on h (Dirac, bias 0).
+
+    A convolution of a concatenation is a sum of two: the one over the feature is done once a photo.
+    """
 
     def __init__(self, channels: int, feature_channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.conv = nn.Conv2d(channels + feature_channels, channels, 3, padding=1)
         nn.init.dirac_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, h: Tensor, feature: Tensor) -> Tensor:
-        return self.conv(torch.cat([h, feature], dim=1))
+    def photo_part(self, feature: Tensor) -> Tensor:
+        """(b, feature_channels, h, w) -> (b, channels, h, w)."""
+        return F.conv2d(feature, self.conv.weight[:, self.channels :], self.conv.bias, padding=1)
+
+    def forward(self, h: Tensor, photo_part: Tensor) -> Tensor:
+        return F.conv2d(h, self.conv.weight[:, : self.channels], padding=1) + photo_part
 
 
 class MergingUpsample(Upsample):
@@ -55,8 +77,8 @@ class MergingUpsample(Upsample):
         super().__init__(channels)
         self.new_merge = Merge(channels, feature_channels)
 
-    def forward(self, x: Tensor, feature: Tensor) -> Tensor:  # type: ignore[override]
-        return self.new_merge(super().forward(x), feature)
+    def forward(self, x: Tensor, photo_part: Tensor) -> Tensor:  # type: ignore[override]
+        return self.new_merge(super().forward(x), photo_part)
 
 
 class LastProcess(nn.Module):
@@ -81,7 +103,16 @@ class BypassDecoder(Decoder):
     def make_upsample(self, params: AutoencoderParams, index: int) -> nn.Module:
         return MergingUpsample(params.widths[index], params.widths[index - 1])
 
-    def forward(self, z: Tensor, features: BypassFeatures) -> Tensor:  # type: ignore[override]
+    def merged(self, features: BypassFeatures) -> MergedFeatures:
+        """What `forward` takes, for b photos."""
+        levels = [level.upsample for level in self.up if isinstance(level.upsample, MergingUpsample)]
+        parts = [
+            upsample.new_merge.photo_part(feature)
+            for upsample, feature in zip(levels, features.levels, strict=True)
+        ]
+        return MergedFeatures(features.image, tuple(parts))
+
+    def forward(self, z: Tensor, features: MergedFeatures) -> Tensor:  # type: ignore[override]
         """z (b, z_channels, h, w) and the features of b photos -> (b, 3, 8 h, 8 w), not clamped."""
         h = self.mid(self.conv_in(z))
         for index in reversed(range(len(self.up))):
@@ -95,6 +126,8 @@ class BypassDecoder(Decoder):
 
 class BypassAutoencoder(AutoencoderKL):
     """The first stage used for inference. Pictures are in [-1, 1]."""
+
+    decoder: BypassDecoder
 
     def make_decoder(self, params: AutoencoderParams) -> nn.Module:
         return BypassDecoder(params)
@@ -110,5 +143,12 @@ class BypassAutoencoder(AutoencoderKL):
         return DiagonalGaussian.from_moments(moments), BypassFeatures(image, tuple(levels[:-1]))
 
     def decode(self, z: Tensor, features: BypassFeatures) -> Tensor:  # type: ignore[override]
-        """Unscaled latent (b, z_channels, h, w) and features of b photos -> (b, 3, 8 h, 8 w), not clamped."""
-        return self.decoder(self.post_quant_conv(z), features)
+        """Unscaled latent (b, z_channels, h, w) and features of b photos -> (b, 3, 8 h, 8 w), not clamped.
+
+        Features that `merge` has prepared are taken as they are; others are merged here, for each latent anew.
+        """
+        return self.decoder(self.post_quant_conv(z), self.merge(features))
+
+    def merge(self, features: BypassFeatures) -> MergedFeatures:
+        """Do the part of decoding that depends on the photo alone, so that several latents can share it."""
+        return features if isinstance(features, MergedFeatures) else self.decoder.merged(features)

@@ -83,6 +83,7 @@ class FakeEngine:
         *,
         seed: int = DEFAULT_SEED,
         steps: int | None = None,
+        preset: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> Future[dict[str, Image.Image]]:
         if self.closed:

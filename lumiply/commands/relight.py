@@ -35,6 +35,7 @@ from lumiply.settings import Settings
 @setting_options(
     "seed",
     "steps",
+    "preset",
     "device",
     "precision",
     "model",
@@ -47,6 +48,8 @@ def relight(photos: tuple[Path, ...], colors: tuple[str, ...], out: Path, **opti
     """Relight photos into a folder, without a server."""
     settings = Settings.from_env(**options)
     set_up_logging(settings.replace(log_level="warning") if settings.log_level == "info" else settings)
+    if settings.compile == "auto":  # which pays for a server, not for a few photos
+        settings = settings.replace(compile="off")
     engine = api.build_engine(settings)
     try:
         for photo, folder in zip(photos, _folders(photos, out), strict=True):

@@ -1,46 +1,39 @@
-"""The engine of one process: a single worker owns the model, behind a bounded queue (DESIGN.md, rule 5)."""
+"""The engine of one process: a single worker owns the model, behind a bounded queue (DESIGN.md, rule 5).
+
+The worker takes one denoising step after another for all renders that are under way (`lumiply.engine.batching`);
+between two steps it lets in what waits, as far as there is room, and decodes what is done.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from PIL import Image
 
 from lumiply.colors import in_palette_order
+from lumiply.engine.batching import Group, StepBatch
+from lumiply.engine.compiling import BackgroundCompiler
+from lumiply.engine.memory import BatchLimit
 from lumiply.engine.pipeline import Pipeline
-from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, Progress, ProgressCallback, Stage
-from lumiply.errors import (
-    BusyError,
-    CancelledError,
-    EngineClosedError,
-    LumiplyError,
-    RenderError,
-    UserError,
-)
+from lumiply.engine.presets import Sampling, choose_sampling
+from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback
+from lumiply.engine.render import Pictures, Render
+from lumiply.errors import BusyError, EngineClosedError, LumiplyError, RenderError, UserError
 from lumiply.weights import Adaptor
 
 log = logging.getLogger(__name__)
 
 #: `torch.Generator.manual_seed` takes no larger one.
 LARGEST_SEED: Final = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class _Job:
-    photo: Image.Image
-    colors: tuple[str, ...]
-    seed: int
-    steps: int
-    progress: ProgressCallback | None
-    future: Future[dict[str, Image.Image]]
 
 
 @dataclass(frozen=True)
@@ -58,9 +51,12 @@ class _Swap:
     light: Light
     future: Future[EngineInfo]
 
+    def fail(self, error: Exception) -> None:
+        self.future.set_exception(error)
+
 
 class LocalEngine:
-    """Renders one request after another on its own thread. Implements `Engine`."""
+    """Renders on its own thread, several requests at a time. Implements `Engine`."""
 
     def __init__(
         self,
@@ -68,21 +64,35 @@ class LocalEngine:
         info: EngineInfo,
         *,
         queue_size: int = 16,
+        max_batch: int = 7,
+        sampler: str = "ddim",
+        compiler: BackgroundCompiler | None = None,
         read_light: Callable[[], Light] | None = None,
     ) -> None:
         """Start the worker.
 
         Args:
-            queue_size: renders that may wait besides the one that runs.
+            queue_size: renders that may wait besides those that run.
+            max_batch: pictures, one a colour, that are denoised at once.
+            sampler: of a render that names no preset; `info.steps` is its number of steps.
+            compiler: what compiles the pipeline in the background; told to stop when the engine closes.
             read_light: reads the adaptors that `reload_adaptors` then uses.
         """
         self._read_light = read_light
         self._pipeline = pipeline
         self._info = info
-        self._queue: queue.Queue[_Job | _Swap | None] = queue.Queue(queue_size)
+        self._compiler = compiler
+        self._default = Sampling(sampler, info.steps)
+        self._queue: queue.Queue[Render | _Swap | None] = queue.Queue(queue_size)
         self._lock = threading.Lock()
-        self._open_jobs: set[Future[dict[str, Image.Image]]] = set()
+        self._open_jobs: set[Future[Pictures]] = set()
         self._closing = threading.Event()
+        self._batch: StepBatch[Render] = StepBatch(
+            lambda x, t, conditions: self._pipeline.stepper(x, t, conditions),
+            BatchLimit(max_batch, "denoising"),
+        )
+        self._entering: Render | None = None  # some of its pictures had no room yet
+        self._resizers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "lumiply-resize")
         self._worker = threading.Thread(target=self._work, name="lumiply-engine", daemon=True)
         self._worker.start()
 
@@ -102,44 +112,41 @@ class LocalEngine:
         *,
         seed: int = DEFAULT_SEED,
         steps: int | None = None,
+        preset: str | None = None,
         progress: ProgressCallback | None = None,
-    ) -> Future[dict[str, Image.Image]]:
+    ) -> Future[Pictures]:
         """See `Engine.submit`. Colours are rendered, and returned, in the palette's order."""
         wanted = in_palette_order(colors)
         if not wanted:
             raise UserError("no colour was asked for; name at least one of the seven")
         self._pipeline.palette.select(wanted)
-        count = self._info.steps if steps is None else steps
-        longest = self._pipeline.schedule.timesteps
-        if not 1 <= count <= longest:
-            raise UserError(f"steps must be from 1 to {longest}, got {count}")
+        sampling = choose_sampling(preset, steps, self._default, self._pipeline.schedule.timesteps)
         if not 0 <= seed <= LARGEST_SEED:
             raise UserError(f"the seed must be from 0 to {LARGEST_SEED}, got {seed}")
-        future: Future[dict[str, Image.Image]] = Future()
-        job = _Job(photo, wanted, seed, count, progress, future)
-        self._put(job)
-        return future
+        render = Render(photo, wanted, seed, sampling, progress)
+        self._put(render)
+        return render.future
 
-    def _put(self, job: _Job | _Swap) -> None:
+    def _put(self, item: Render | _Swap) -> None:
         """Queue it, or refuse at once."""
         with self._lock:
             if self._closing.is_set():
                 raise EngineClosedError("the engine is shutting down; try again when it has been restarted")
             try:
-                self._queue.put_nowait(job)
+                self._queue.put_nowait(item)
             except queue.Full:
                 raise BusyError(
                     f"{self._queue.maxsize} renders are already waiting, the most this engine keeps; try again soon"
                 ) from None
-            if isinstance(job, _Job):
-                self._open_jobs.add(job.future)
-        if isinstance(job, _Job):
-            job.future.add_done_callback(self._forget)
+            if isinstance(item, Render):
+                self._open_jobs.add(item.future)
+        if isinstance(item, Render):
+            item.future.add_done_callback(self._forget)
 
     def reload_adaptors(self) -> EngineInfo:
         """Read the adaptors' files again and use them from the next render on; wait until that is so.
 
-        Renders that were asked for before are done first, in the old light. Nothing changes if it fails.
+        Renders that were asked for before keep the old light. Nothing changes if it fails.
 
         Returns:
             What the engine says of itself now.
@@ -162,86 +169,142 @@ class LocalEngine:
             already = self._closing.is_set()
             self._closing.set()
         if not already:
+            if self._compiler is not None:
+                self._compiler.close()
             self._drain()
         self._worker.join(timeout)
         if self._worker.is_alive():
             log.warning("the render that was running did not end within %s s", timeout)
+        else:
+            self._resizers.shutdown(wait=True)
 
     def _drain(self) -> None:
         """Cancel what waits, then wake the worker so that it can end."""
         while True:
             try:
-                job = self._queue.get_nowait()
+                render = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if job is not None:
-                _fail(job.future, EngineClosedError("the engine was shut down before this render began"))
+            if render is not None:
+                render.fail(EngineClosedError("the engine was shut down before this render began"))
         self._queue.put_nowait(None)
 
-    def _forget(self, future: Future[dict[str, Image.Image]]) -> None:
+    def _forget(self, future: Future[Pictures]) -> None:
         with self._lock:
             self._open_jobs.discard(future)
 
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            if isinstance(job, _Swap):
-                self._swap(job)
-            else:
-                self._render(job)
-            del job  # or the last photo would stay in memory until the next one comes
+        while self._let_in():
+            self._step()
+
+    def _let_in(self) -> bool:
+        """Start what waits while there is room; wait for something if nothing runs. False: the engine closes."""
+        while self._batch.free or self._entering is None and not self._batch.groups:
+            render, self._entering = self._entering, None
+            if render is None:
+                try:
+                    item = self._queue.get(block=not self._batch.groups)
+                except queue.Empty:
+                    return True
+                if item is None:
+                    self._drop_all(EngineClosedError("the engine was shut down while this render ran"))
+                    return False
+                if isinstance(item, _Swap):
+                    self._swap(item)
+                    continue
+                render = item
+            with self._guarded([render]):
+                self._enter(render)
+                if render.remaining:
+                    self._entering = render
+        return True
 
     def _swap(self, swap: _Swap) -> None:
         try:
             self._pipeline.use_adaptors(swap.light.adaptors)
+        except LumiplyError as error:
+            swap.fail(error)
+            return
         except Exception as error:
             log.exception("the adaptors were not reloaded")
-            _fail(swap.future, _wrapped("the adaptors were not reloaded; the log says why", error))
+            swap.fail(_wrapped("the adaptors were not reloaded; the log says why", error))
             return
         self._info = replace(swap.light.info, colors=self._pipeline.palette.names)
         swap.future.set_result(self._info)
 
-    def _render(self, job: _Job) -> None:
-        """Run one job; whatever happens ends up in its future, and the worker goes on."""
-        cancelled = threading.Event()
-        job.future.add_done_callback(lambda future: cancelled.set() if future.cancelled() else None)
-
-        def report(stage: Stage, step: int, steps: int) -> None:
-            if cancelled.is_set():
-                raise CancelledError("the render was cancelled")
-            if self._closing.is_set():
-                raise EngineClosedError("the engine was shut down while this render ran")
-            if job.progress is not None:
-                job.progress(Progress(stage, step, steps))
-
-        if job.future.cancelled():
+    def _enter(self, render: Render) -> None:
+        """Let as many pictures of a render join as there is room for."""
+        if render.future.done():  # failed or cancelled while it waited for room
             return
+        render.check(self._closing)
+        with torch.inference_mode():
+            if render.conditions is None:
+                render.report("prepare", 0, 1)
+                render.conditions = self._pipeline.conditions(render.photo, render.colors)
+                render.report("prepare", 1, 1)
+            start = render.entered
+            stop = min(start + self._batch.free, len(render.colors))
+            noise = self._pipeline.noise(render.seed).to(self._pipeline.device)
+            stepwise = render.sampling.begin(noise.expand(stop - start, -1, -1, -1), self._pipeline.schedule)
+            self._batch.join(Group(render, render.conditions.rows(start, stop), stepwise))
+            render.entered = stop
+
+    def _step(self) -> None:
+        """One denoising step for all that is under way; decode what is then done."""
+        running = list(dict.fromkeys(group.owner for group in self._batch.groups))
+        for render in running:
+            with self._guarded([render]):
+                render.check(self._closing)
+        if not self._batch.groups:
+            return
+        ended: list[Group[Render]] = []
+        with self._guarded(running):
+            ended = self._batch.step()
+        for group in ended:
+            group.owner.take(group)
+        for render in running:
+            if not render.future.done():
+                with self._guarded([render]):
+                    render.report_steps(group for group in self._batch.groups if group.owner is render)
+                    if render.is_denoised:
+                        self._decode(render)
+
+    def _decode(self, render: Render) -> None:
+        features = self._pipeline.features(render.photo)
+        size = render.photo.size
+        levels = self._pipeline.decode(
+            render.latents(), features, lambda step, total: render.report("decode", step, total)
+        )
+        render.check(self._closing)
+        render.finish([self._resizers.submit(render.picture, level, size) for level in levels])
+
+    @contextlib.contextmanager
+    def _guarded(self, renders: Sequence[Render]) -> Iterator[None]:
+        """Whatever happens within ends up in the futures of `renders`, and the worker goes on."""
         try:
-            pictures = self._pipeline.relight(
-                job.photo, job.colors, seed=job.seed, steps=job.steps, on_stage=report
-            )
-            report("done", 1, 1)
+            yield
+            return
         except LumiplyError as error:
-            _fail(job.future, error)
+            reason: LumiplyError = error
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
             log.exception("out of memory")
-            _fail(job.future, _wrapped("the device ran out of memory; ask for fewer colours at once", error))
+            reason = _wrapped("the device ran out of memory; ask for fewer colours at once", error)
         except Exception as error:
             log.exception("a render failed")
-            _fail(
-                job.future, _wrapped("the render failed inside the model; the server's log says why", error)
-            )
-        else:
-            with contextlib.suppress(Exception):  # cancelled at the last moment
-                job.future.set_result(pictures)
+            reason = _wrapped("the render failed inside the model; the server's log says why", error)
+        for render in renders:
+            self._batch.leave(render)
+            render.fail(reason)
+        if isinstance(reason.__cause__, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+
+    def _drop_all(self, reason: LumiplyError) -> None:
+        for render in {group.owner for group in self._batch.groups}:
+            self._batch.leave(render)
+            render.fail(reason)
 
 
 def _wrapped(sentence: str, cause: Exception) -> RenderError:
     error = RenderError(sentence)
     error.__cause__ = cause
     return error
-
-
-def _fail(future: Future[Any], error: Exception) -> None:
-    with contextlib.suppress(Exception):  # cancelled, so nobody waits for the answer
-        future.set_exception(error)

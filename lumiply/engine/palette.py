@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cldm import ControlLDM
 from cldm.intrinsics import PriorExtractor
 from lumiply.colors import BASE_COLOR, COLORS
 from lumiply.errors import UserError
@@ -31,8 +32,8 @@ class Palette:
     codes: Tensor
     tokens: Tensor
 
-    def select(self, colors: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Codes and tokens of `colors`, in their order, repeats allowed.
+    def index(self, colors: Sequence[str]) -> Tensor:
+        """(k,) places of `colors` in the palette, in their order, repeats allowed.
 
         Raises:
             UserError: the palette has no such colour (its adaptor was not there at load).
@@ -43,7 +44,15 @@ class Palette:
                 f"no adaptor is loaded for {', '.join(missing)}; loaded: {', '.join(self.names)}. "
                 f"Put adaptor_{missing[0]}.pth into the adaptors folder and reload them, or start again."
             )
-        index = torch.tensor([self.names.index(color) for color in colors], device=self.codes.device)
+        return torch.tensor([self.names.index(color) for color in colors], device=self.codes.device)
+
+    def select(self, colors: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Codes and tokens of `colors`, in their order, repeats allowed.
+
+        Raises:
+            UserError: the palette lacks one of them.
+        """
+        index = self.index(colors)
         return self.codes[index], self.tokens[index]
 
     def missing(self) -> tuple[str, ...]:
@@ -84,3 +93,28 @@ class PaletteBuilder:
         decoder = {key: value.to(device, torch.float32) for key, value in adaptor.light_decoder.items()}
         code = self._prior.model_latents.head(self._pooled, encoder)
         return code, self._prior.tokens(code, decoder)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """All that a model says about colours and prompt before it has seen a photo.
+
+    Attributes:
+        palette: the colours.
+        text: (1, n, context_dim) float32, the context of the empty prompt.
+        builder: makes a palette of other adaptors; None where the palette was stored ready-made.
+    """
+
+    palette: Palette
+    text: Tensor
+    builder: PaletteBuilder | None = None
+
+    @classmethod
+    @torch.inference_mode()
+    def of(
+        cls, model: ControlLDM, adaptors: Mapping[str, Adaptor], device: torch.device | str = "cpu"
+    ) -> Constants:
+        """Compute them in float32 on `device`, where this leaves the text tower and the latent intrinsics."""
+        prior = model.control_model.prior_extracter.to(device)
+        builder = PaletteBuilder(prior, model.params.picture_size)
+        return cls(builder.build(adaptors), model.cond_stage_model.to(device)(), builder)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from cldm import Conditions, ControlLDM
-from ldm.sampling import StepCallback, sample_ddim
-from lumiply.engine.palette import Palette, PaletteBuilder
+from cldm import ControlLDM, StepConditions, StepNetwork
+from ldm.layers import Upsample
+from ldm.sampling import SAMPLERS, StepCallback, sample
+from lumiply.engine.compiling import Task
+from lumiply.engine.memory import BatchLimit
+from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_bytes, to_picture
 from lumiply.engine.protocol import Stage
-from lumiply.errors import RenderError
+from lumiply.engine.stepper import Stepper
+from lumiply.errors import RenderError, UserError
 from lumiply.weights import Adaptor
-from modi_vae import BypassAutoencoder, BypassFeatures
+from modi_vae import BypassAutoencoder, MergedFeatures
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,9 @@ class Prepared:
         size: (width, height) of the photo, in pixels.
     """
 
-    conditions: Conditions
-    features: BypassFeatures
+    conditions: StepConditions
+    features: MergedFeatures
     size: tuple[int, int]
-
-    @property
-    def batch(self) -> int:
-        return self.conditions.context.shape[0]
 
 
 class Pipeline:
@@ -43,21 +46,25 @@ class Pipeline:
 
     Attributes:
         device, dtype: where and in which precision the networks run.
+        decode_dtype: precision of the first stage.
         picture_size: pixels on a side at which the model works.
+        network: the denoiser as it stands.
+        stepper: what evaluates it; may get compiled forms while it works.
     """
 
     def __init__(
         self,
         model: ControlLDM,
-        adaptors: Mapping[str, Adaptor],
+        adaptors: Mapping[str, Adaptor] | Constants,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        decode_dtype: torch.dtype | None = None,
     ) -> None:
-        """Take over `model` (float32, with the bypass first stage); it must not be used elsewhere afterwards.
+        """Take over `model` (with the bypass first stage); it must not be used elsewhere afterwards.
 
         Palette and text context are computed in float32, and what made them is not moved to the device's memory
-        for longer than that takes.
+        for longer than that takes; where `Constants` are given, it is not needed at all.
 
         Raises:
             TypeError: the model's first stage is not the bypass autoencoder.
@@ -67,46 +74,96 @@ class Pipeline:
                 "the pipeline needs the bypass first stage; call use_bypass_first_stage() and load it"
             )
         self.device, self.dtype = torch.device(device), dtype
+        self.decode_dtype = decode_dtype or dtype
         self.picture_size = model.params.picture_size
         self.params, self.schedule = model.params, model.schedule
         model.eval().requires_grad_(False)
-        with torch.inference_mode():
-            prior = model.control_model.prior_extracter.to(self.device)
-            self._palettes = PaletteBuilder(prior, self.picture_size)
-            self.palette: Palette = self._palettes.build(adaptors)
-            self.text = model.cond_stage_model.to(self.device)().to(dtype)
-        for done_with in (model.cond_stage_model, prior.light_decoder, prior.model_latents.light_encoder):
-            done_with.to("meta")  # their numbers live on in the palette and in `text`
-        control = [part for name, part in model.control_model.named_children() if name != "prior_extracter"]
-        for part in (model.model, *control, prior.model_latents.enc, model.first_stage_model):
-            part.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network = model
-        self._prior = prior.model_latents
+        if not isinstance(adaptors, Constants):
+            adaptors = Constants.of(model, adaptors, self.device)
+        self._prior = model.control_model.prior_extracter.model_latents
         self._first_stage = model.first_stage_model
+        self._place(model)
+        self._network = model
+        with torch.inference_mode():
+            self.network = StepNetwork(model)
+            self._read(adaptors)
+        self.stepper = Stepper(self.network)
+        self._decoders: dict[int, Callable[..., Tensor]] = {}
+        self._decode_limit = BatchLimit(1, "decoding")  # one fills a processor, and keeps memory low
 
-    def use_adaptors(self, adaptors: Mapping[str, Adaptor]) -> None:
-        """Put a palette of these adaptors in the place of the one there is. Not while a render prepares."""
-        self.palette = self._palettes.build(adaptors)
+    def _place(self, model: ControlLDM) -> None:
+        """Move what renders to the device, channels last; let go of what is known by now."""
+        prior = model.control_model.prior_extracter
+        for done_with in (model.cond_stage_model, prior.light_decoder, self._prior.light_encoder):
+            done_with.to("meta")  # their numbers live on in the palette and in the text context
+        control = [part for name, part in model.control_model.named_children() if name != "prior_extracter"]
+        parts: list[tuple[torch.nn.Module, torch.dtype]] = [
+            (part, self.dtype) for part in (model.model, *control, self._prior.enc)
+        ]
+        for part, dtype in (*parts, (self._first_stage, self.decode_dtype)):
+            part.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer in self._first_stage.decoder.modules():
+            if isinstance(layer, Upsample):
+                layer.pack()
+
+    def _read(self, constants: Constants) -> None:
+        """Take the palette, and the keys and values of every colour in it."""
+        self._constants = constants
+        palette = constants.palette
+        self.palette = Palette(
+            palette.names,
+            palette.codes.to(self.device, torch.float32),
+            palette.tokens.to(self.device, torch.float32),
+        )
+        text = constants.text.to(self.device, self.dtype).expand(len(palette.names), -1, -1)
+        context = torch.cat([text, self.palette.tokens.to(self.dtype)], dim=1)
+        # one by one, so that a colour's numbers do not depend on which others are loaded
+        self._keys_values = torch.cat([self.network.keys_values(one) for one in context.split(1)])
 
     @torch.inference_mode()
+    def use_adaptors(self, adaptors: Mapping[str, Adaptor]) -> None:
+        """Put a palette of these adaptors in the place of the one there is. Not while a render prepares.
+
+        Raises:
+            UserError: the palette was stored ready-made, without what would make another.
+        """
+        builder = self._constants.builder
+        if builder is None:
+            raise UserError(
+                "converted weights hold their colours ready-made; convert them again and start again"
+            )
+        self._read(replace(self._constants, palette=builder.build(adaptors)))
+
+    @torch.inference_mode()
+    def conditions(self, photo: Image.Image, colors: Sequence[str]) -> StepConditions:
+        """What denoising takes, for an RGB photo of any size in k colours.
+
+        Raises:
+            UserError: the palette lacks a colour.
+        """
+        chosen = self.palette.index(colors)
+        hint = hint_picture(photo, self.picture_size).to(self.device, self.dtype)
+        intrinsic = self._prior.intrinsic(hint.contiguous(memory_format=torch.channels_last))
+        features = self._network.control_model.hint_features(
+            intrinsic.expand(len(colors), -1, -1, -1), self.palette.codes[chosen].to(self.dtype)
+        )
+        features = features.contiguous(memory_format=torch.channels_last)
+        return StepConditions(features, self._keys_values[chosen])
+
+    @torch.inference_mode()
+    def features(self, photo: Image.Image) -> MergedFeatures:
+        """What decoding takes, for an RGB photo of any size."""
+        picture = bypass_picture(photo, self.picture_size).to(self.device, self.decode_dtype)
+        features = self._first_stage.bypass_features(picture.contiguous(memory_format=torch.channels_last))
+        return self._first_stage.merge(features)
+
     def prepare(self, photo: Image.Image, colors: Sequence[str]) -> Prepared:
         """Everything that the photo and the colours decide, for an RGB photo of any size.
 
         Raises:
             UserError: the palette lacks a colour.
         """
-        code, tokens = self.palette.select(colors)
-        hint = hint_picture(photo, self.picture_size).to(self.device, self.dtype)
-        bypass = bypass_picture(photo, self.picture_size).to(self.device, self.dtype)
-        intrinsic = self._prior.intrinsic(hint.contiguous(memory_format=torch.channels_last))
-        conditions = self._network.conditions(
-            self.text,
-            intrinsic.expand(len(colors), -1, -1, -1),
-            code.to(self.dtype),
-            tokens.to(self.dtype),
-        )
-        features = self._first_stage.bypass_features(bypass.contiguous(memory_format=torch.channels_last))
-        return Prepared(conditions, features, photo.size)
+        return Prepared(self.conditions(photo, colors), self.features(photo), photo.size)
 
     def noise(self, seed: int) -> Tensor:
         """(1, channels, h, w) standard normal noise of a request, from its own generator on the CPU."""
@@ -116,44 +173,102 @@ class Pipeline:
 
     @torch.inference_mode()
     def denoise(
-        self, conditions: Conditions, noise: Tensor, steps: int, callback: StepCallback | None = None
+        self,
+        conditions: StepConditions,
+        noise: Tensor,
+        steps: int,
+        callback: StepCallback | None = None,
+        *,
+        sampler: str = "ddim",
     ) -> Tensor:
         """Noise (k, channels, h, w), or (1, ...) for all alike -> scaled latents (k, channels, h, w) float32."""
-        batch = conditions.context.shape[0]
-        x = noise.to(self.device).expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-
-        def predict_v(x: Tensor, t: Tensor) -> Tensor:
-            return self._network(x.to(self.dtype), t, conditions)
-
-        return sample_ddim(predict_v, x, self.schedule, steps, callback)
+        x = noise.to(self.device).expand(conditions.batch, -1, -1, -1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        return sample(
+            SAMPLERS[sampler], lambda x, t: self.stepper(x, t, conditions), x, self.schedule, steps, callback
+        )
 
     @torch.inference_mode()
     def decode(
         self,
         latents: Tensor,
-        features: BypassFeatures,
+        features: MergedFeatures,
         callback: StepCallback | None = None,
     ) -> Tensor:
         """Scaled latents (k, channels, h, w) of one photo -> (k, H, W, 3) uint8 on the CPU.
 
-        On a CPU one picture at a time, which its caches like better; on a GPU all at once.
-
         Raises:
             RenderError: the latents or the pictures hold numbers that are not finite.
         """
-        chunk = 1 if self.device.type == "cpu" else latents.shape[0]
-        pictures: list[Tensor] = []
-        for part in latents.split(chunk):
-            decoded = self._network.decode_first_stage(part.to(self.dtype), features.expand(part.shape[0]))
+
+        def part(start: int, stop: int) -> Tensor:
+            decoded = self._decode(latents[start:stop], features.expand(stop - start))
             if not bool(torch.isfinite(decoded).all()):
                 raise RenderError(
                     f"the model produced numbers that are not finite in {self.dtype}; "
                     "try again with LUMIPLY_PRECISION=float32"
                 )
-            pictures.append(to_bytes(decoded).cpu())
+            levels = to_bytes(decoded).cpu()
             if callback is not None:
-                callback(sum(len(picture) for picture in pictures), latents.shape[0])
-        return torch.cat(pictures)
+                callback(stop, latents.shape[0])
+            return levels
+
+        return torch.cat(self._decode_limit.run(part, latents.shape[0]))
+
+    def _decode(self, latents: Tensor, features: MergedFeatures) -> Tensor:
+        z = (latents / self.params.scale_factor).to(self.decode_dtype)
+        z = z.contiguous(memory_format=torch.channels_last)
+        inputs = (z, features.image, *features.levels)
+        compiled = self._decoders.get(len(z))
+        if compiled is not None:
+            try:
+                return compiled(*inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
+                log.exception("the compiled decoder failed and is not used any more")
+                del self._decoders[len(z)]
+        return self._decode_plainly(*inputs)
+
+    def compile_tasks(self, sizes: Sequence[int]) -> list[Task]:
+        """What is worth compiling: the step at each batch size, and the decoder, after the first of them."""
+        params, device = self.params, self.device
+
+        def channels_last(size: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            shape = (size, channels, params.image_size, params.image_size)
+            return torch.zeros(shape, device=device, dtype=dtype).contiguous(
+                memory_format=torch.channels_last
+            )
+
+        def step_inputs(size: int) -> tuple[Tensor, ...]:
+            return (
+                channels_last(size, params.channels),
+                torch.zeros(size, dtype=torch.long, device=device),
+                channels_last(size, params.unet.model_channels, self.dtype),
+                self._keys_values[:1].expand(size, -1, -1).contiguous(),
+            )
+
+        def decoder_inputs() -> tuple[Tensor, ...]:
+            features = self.features(Image.new("RGB", (self.picture_size, self.picture_size)))
+            return channels_last(1, params.channels, self.decode_dtype), features.image, *features.levels
+
+        def step_task(size: int) -> Task:
+            return Task(
+                f"the step of {size} pictures",
+                self.network,
+                lambda: step_inputs(size),
+                lambda compiled: self.stepper.use(size, compiled),
+            )
+
+        def install_decoder(compiled: Callable[..., Tensor]) -> None:
+            self._decoders[1] = compiled
+
+        decoder = Task("the decoder", self._decode_plainly, decoder_inputs, install_decoder)
+        steps = [step_task(size) for size in sizes]
+        return [*steps[:1], decoder, *steps[1:]]
+
+    def _decode_plainly(self, z: Tensor, image: Tensor, *levels: Tensor) -> Tensor:
+        return self._first_stage.decode(z, MergedFeatures(image, levels))
 
     def relight(
         self,
@@ -162,6 +277,7 @@ class Pipeline:
         *,
         seed: int,
         steps: int,
+        sampler: str = "ddim",
         on_stage: Callable[[Stage, int, int], None] | None = None,
     ) -> dict[str, Image.Image]:
         """One picture a colour, each of the photo's size.
@@ -173,7 +289,11 @@ class Pipeline:
         prepared = self.prepare(photo, colors)
         report("prepare", 1, 1)
         latents = self.denoise(
-            prepared.conditions, self.noise(seed), steps, lambda step, total: report("denoise", step, total)
+            prepared.conditions,
+            self.noise(seed),
+            steps,
+            lambda step, total: report("denoise", step, total),
+            sampler=sampler,
         )
         levels = self.decode(latents, prepared.features, lambda step, total: report("decode", step, total))
         return {color: to_picture(level, prepared.size) for color, level in zip(colors, levels, strict=True)}

@@ -50,7 +50,7 @@ class EngineInfo:
         weights: what the weights are and where they came from, one sentence.
         fingerprint: changes whenever the same request would give another picture.
         device: "cpu", "cuda:0 (NVIDIA H200)", ...
-        precision: "float32", "float16" or "bfloat16".
+        precision: "float32", "float16", "bfloat16", or two of them, as "float32, decoded in bfloat16".
         image_size: pixels on a side at which the model works.
         steps: denoising steps of a render that names none.
         colors: what can be asked for: the seven, less those whose adaptor was not there.
@@ -87,6 +87,7 @@ class Engine(Protocol):
         *,
         seed: int = DEFAULT_SEED,
         steps: int | None = None,
+        preset: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> Future[dict[str, Image.Image]]:
         """Queue a render and return at once.
@@ -95,7 +96,8 @@ class Engine(Protocol):
             photo: an RGB picture of any size, already turned upright.
             colors: some of `lumiply.colors.COLORS`.
             seed: of the noise; the same request with the same seed gives the same picture.
-            steps: denoising steps, or None for the engine's own number.
+            steps: denoising steps, or None for the preset's, else the engine's own number.
+            preset: "exact", "balanced" or "fast", or None for the engine's own sampler.
             progress: called from the engine's thread; an exception in it ends the render.
 
         Returns:
@@ -103,7 +105,7 @@ class Engine(Protocol):
 
         Raises:
             UnknownColorError: a colour is none of the seven.
-            UserError: `colors` is empty, or `steps` is out of range.
+            UserError: `colors` is empty, `preset` is none of these, or `steps` is out of range.
             BusyError: the queue is full.
             EngineClosedError: after `close()`.
         """

@@ -15,6 +15,7 @@ from lumiply.colors import BASE_COLOR, COLORS
 from lumiply.config import Variant, config_path, load_config
 from lumiply.errors import WeightsError
 from lumiply.weights.adaptors import find_adaptors
+from lumiply.weights.converted import NETWORKS, PALETTE, read_header
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class WeightFiles:
         latents: latent-intrinsics network, needed only if the checkpoint lacks it.
         adaptors: colour to file.
         causal_mask: whether the text tower was trained with a causal mask.
+        palette: colours of a converted model; `checkpoint` is then its networks, and all else is in these two.
     """
 
     variant: Variant
@@ -55,6 +57,7 @@ class WeightFiles:
     latents: Path | None = None
     adaptors: Mapping[str, Path] = field(default_factory=dict)
     causal_mask: bool = False
+    palette: Path | None = None
 
     def params(self) -> ControlLDMParams:
         """The model's sizes.
@@ -68,6 +71,8 @@ class WeightFiles:
     def describe(self) -> str:
         """One sentence for a person: which weights, from where, and which colours lack an adaptor."""
         name = "the published full model" if self.variant == "full" else "the embedded mini model"
+        if self.palette is not None:
+            return f"{name}, converted ({self.checkpoint}), colours: {', '.join(read_header(self.palette).colors)}"
         with_bypass = f" with {self.bypass.name}" if self.bypass else ""
         wanted = [color for color in COLORS if color != BASE_COLOR]
         missing = [color for color in wanted if color not in self.adaptors]
@@ -99,6 +104,7 @@ class WeightFiles:
             "checkpoint": self.checkpoint,
             "bypass": self.bypass,
             "latents": self.latents,
+            "palette": self.palette,
         }
         for role, path in named.items():
             if path is not None:
@@ -111,13 +117,18 @@ def find_weights(
     ckpt_dir: str | PathLike[str],
     adaptors_dir: str | PathLike[str],
     model: str = "auto",
+    *,
+    converted: bool = True,
 ) -> WeightFiles:
     """Choose weights: with "auto" the published ones if they are complete, otherwise the mini model.
+
+    The converted form of either is taken where it is there (`lumiply.weights.converted`).
 
     Args:
         ckpt_dir: where the published files lie, and the mini model in its folder `mini`.
         adaptors_dir: where the published adaptors lie.
         model: "auto", "full" or "mini".
+        converted: whether a converted form will do.
 
     Raises:
         WeightsError: the files of the model asked for, or of any model, are not there.
@@ -127,12 +138,16 @@ def find_weights(
     ckpt = Path(ckpt_dir)
     adaptors = find_adaptors(adaptors_dir)
     if model == "mini":
-        return _mini(ckpt)
+        return _mini(ckpt, converted)
     checkpoint = _first(ckpt, CHECKPOINTS + CAUSAL_CHECKPOINTS)
     bypass, latents = _first(ckpt, BYPASSES), _first(ckpt, LATENTS)
+    original = None
     if checkpoint and bypass:
         causal = checkpoint.name in CAUSAL_CHECKPOINTS
-        return WeightFiles("full", config_path("full"), checkpoint, bypass, latents, adaptors, causal)
+        original = WeightFiles("full", config_path("full"), checkpoint, bypass, latents, adaptors, causal)
+    chosen = (_converted(ckpt, "full", original) if converted else None) or original
+    if chosen is not None:
+        return chosen
     needed = {CHECKPOINTS[0]: checkpoint, BYPASSES[0]: bypass}
     missing = " and ".join(name for name, path in needed.items() if path is None)
     if model == "full":
@@ -147,19 +162,40 @@ def find_weights(
             missing,
             ckpt.absolute(),
         )
-    return _mini(ckpt)
+    return _mini(ckpt, converted)
 
 
-def _mini(ckpt: Path) -> WeightFiles:
+def _mini(ckpt: Path, converted: bool) -> WeightFiles:
     folder = ckpt / MINI_FOLDER
     checkpoint = folder / MINI_CHECKPOINT
-    if not checkpoint.is_file():
+    original = None
+    if checkpoint.is_file():
+        original = WeightFiles("mini", config_path("mini"), checkpoint, adaptors=find_adaptors(folder))
+    chosen = (_converted(folder, "mini", original) if converted else None) or original
+    if chosen is None:
         raise WeightsError(
             f"there is no {MINI_CHECKPOINT} in {folder.absolute()}, where the project ships it. Start from the "
             "project's folder or set LUMIPLY_CKPT_DIR to its ckpt folder; or put the published weights there "
             "(ckpt/README.md)."
         )
-    return WeightFiles("mini", config_path("mini"), checkpoint, adaptors=find_adaptors(folder))
+    return chosen
+
+
+def _converted(folder: Path, variant: Variant, original: WeightFiles | None) -> WeightFiles | None:
+    """The converted form in `folder`, unless it was made from other files than those that are there."""
+    networks, palette = folder / NETWORKS, folder / PALETTE
+    if not (networks.is_file() and palette.is_file()):
+        return None
+    header = read_header(networks)
+    if header.variant != variant:
+        raise WeightsError(f"{networks}: holds the {header.variant} model, not the {variant} one. Move it.")
+    if original is not None and original.fingerprint() != header.source:
+        log.warning(
+            "%s was made from other files than those that are there, and is not used; run 'lumiply convert' again",
+            networks,
+        )
+        return None
+    return WeightFiles(variant, config_path(variant), networks, palette=palette)
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

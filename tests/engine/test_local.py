@@ -121,7 +121,7 @@ def test_a_fault_in_the_model_is_a_render_error_with_its_cause(engine, monkeypat
     def broken(*args, **kwargs):
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr(engine._pipeline, "denoise", broken)
+    monkeypatch.setattr(engine._pipeline, "stepper", broken)
     with pytest.raises(RenderError, match="log says why") as caught:
         engine.submit(PHOTO, ["red"]).result(WAIT)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

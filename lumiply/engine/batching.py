@@ -1,0 +1,116 @@
+"""Continuous batching: pictures of several renders take part in the same denoising steps.
+
+Each row of the batch has its own photo, colour, seed, timestep, sampler and conditions. Rows join between two
+steps and leave as soon as they are done, so that nobody waits for the end of somebody else's render.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from cldm import StepConditions
+from ldm.sampling import Stepwise
+from lumiply.engine.memory import BatchLimit
+
+Owner = TypeVar("Owner")
+#: (x (b, c, h, w), t (b,), conditions of b pictures) -> v (b, c, h, w).
+Step = Callable[[Tensor, Tensor, StepConditions], Tensor]
+
+
+@dataclass(eq=False)
+class Group(Generic[Owner]):
+    """Some pictures of one render, which are denoised in step with each other.
+
+    Attributes:
+        owner: the render, whatever that is.
+        conditions: of these pictures.
+        stepwise: their sampling, not yet begun.
+        done: steps taken.
+        latents: (k, c, h, w), once the last step is taken.
+    """
+
+    owner: Owner
+    conditions: StepConditions
+    stepwise: Stepwise
+    done: int = 0
+    latents: Tensor | None = None
+    _x: Tensor = field(init=False)
+    _t: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._x, self._t = next(self.stepwise)
+
+    @property
+    def rows(self) -> int:
+        return self.conditions.batch
+
+    def advance(self, v: Tensor) -> None:
+        """Take a step with the v that was asked for."""
+        self.done += 1
+        try:
+            self._x, self._t = self.stepwise.send(v)
+        except StopIteration as end:
+            self.latents = end.value
+
+
+class StepBatch(Generic[Owner]):
+    """The pictures that are being denoised, at most `limit.most` of them."""
+
+    def __init__(self, step: Step, limit: BatchLimit) -> None:
+        self.groups: list[Group[Owner]] = []
+        self._step = step
+        self._limit = limit
+        self._conditions: StepConditions | None = None  # of all rows, until they change
+
+    @property
+    def rows(self) -> int:
+        return sum(group.rows for group in self.groups)
+
+    @property
+    def free(self) -> int:
+        """Pictures that may join."""
+        return max(0, self._limit.most - self.rows)
+
+    def join(self, group: Group[Owner]) -> None:
+        """Take part from the next step on."""
+        self.groups.append(group)
+        self._conditions = None
+
+    def leave(self, owner: Owner) -> None:
+        """Drop all pictures of `owner`."""
+        kept = [group for group in self.groups if group.owner is not owner]
+        if len(kept) != len(self.groups):
+            self.groups, self._conditions = kept, None
+
+    @torch.inference_mode()
+    def step(self) -> list[Group[Owner]]:
+        """Take one step in every group; those that are done are returned and have left.
+
+        Raises:
+            Exception: whatever the network raises; the groups are then as they were.
+        """
+        groups = self.groups
+        if self._conditions is None:
+            self._conditions = StepConditions.cat([group.conditions for group in groups])
+        whole = self._conditions
+        x = torch.cat([group._x for group in groups]).contiguous(memory_format=torch.channels_last)
+        times = [group._t for group in groups for _ in range(group.rows)]
+        t = torch.tensor(times, dtype=torch.long, device=x.device)
+
+        def part(start: int, stop: int) -> Tensor:
+            conditions = whole if stop - start == whole.batch else whole.rows(start, stop)
+            return self._step(x[start:stop], t[start:stop], conditions)
+
+        v = torch.cat(self._limit.run(part, len(times)))
+        for group, rows in zip(groups, v.split([group.rows for group in groups]), strict=True):
+            group.advance(rows)
+        ended = [group for group in groups if group.latents is not None]
+        if ended:
+            self.groups = [group for group in groups if group.latents is None]
+            self._conditions = None
+        return ended

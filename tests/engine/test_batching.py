@@ -1,0 +1,214 @@
+"""Continuous batching: who joins when, and that nobody's picture depends on the company."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lumiply.colors import COLORS
+from lumiply.engine.local import LocalEngine
+from lumiply.engine.memory import BatchLimit
+from lumiply.engine.protocol import EngineInfo, Progress
+from lumiply.errors import RenderError
+from tests.nano import nano_pipeline
+
+WAIT = 60.0
+INFO = EngineInfo("nano", "filled by name", "nano-0", "cpu", "float32", 64, 6)
+PHOTO = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+OTHER = Image.fromarray(np.random.default_rng(2).integers(0, 255, (30, 60, 3), dtype=np.uint8))
+
+
+class Steps:
+    """The pipeline's stepper, which notes the timesteps of every step."""
+
+    def __init__(self) -> None:
+        self.pipeline = nano_pipeline()
+        self.real = self.pipeline.stepper
+        self.seen: list[list[int]] = []
+
+    def __call__(self, x, t, conditions):
+        self.seen.append(t.tolist())
+        return self.real(x, t, conditions)
+
+
+@pytest.fixture
+def steps(monkeypatch) -> Steps:
+    steps = Steps()
+    monkeypatch.setattr(steps.pipeline, "stepper", steps)
+    return steps
+
+
+@pytest.fixture
+def engine(steps) -> Iterator[LocalEngine]:
+    engine = LocalEngine(nano_pipeline(), INFO, max_batch=8)
+    yield engine
+    engine.close(WAIT)
+
+
+class At:
+    """A progress callback that does something once, when a denoising step is done."""
+
+    def __init__(self, step: int, action) -> None:
+        self.step, self.action, self.result = step, action, None
+
+    def __call__(self, progress: Progress) -> None:
+        if (progress.stage, progress.step) == ("denoise", self.step):
+            self.result = self.action()
+
+
+def levels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+def same(one: Image.Image, other: Image.Image) -> bool:
+    """Equal but for values that rounding error moves over the edge between two levels."""
+    difference = np.abs(levels(one) - levels(other))
+    return difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+def test_a_request_joins_at_the_next_step_and_leaves_when_it_is_done(engine, steps):
+    join = At(2, lambda: engine.submit(OTHER, ["red"], steps=2))
+    first = engine.submit(PHOTO, ["white", "blue"], progress=join)
+    assert first.result(WAIT) and join.result.result(WAIT)
+    assert [len(times) for times in steps.seen] == [2, 2, 3, 3, 2, 2]
+    assert len(set(steps.seen[2])) == 2  # each at a timestep of its own
+
+
+def test_pictures_do_not_depend_on_the_company(engine):
+    alone = {
+        preset: engine.submit(OTHER, COLORS, seed=5, preset=preset, steps=4).result(WAIT)
+        for preset in ("exact", "balanced", "fast")
+    }
+    together: list = []
+
+    def company():
+        together.extend(engine.submit(OTHER, COLORS, seed=5, preset=preset, steps=4) for preset in alone)
+
+    engine.submit(PHOTO, COLORS, seed=9, steps=9, progress=At(3, company)).result(WAIT)
+    for future, expected in zip(together, alone.values(), strict=True):
+        pictures = future.result(WAIT)
+        assert all(same(pictures[color], expected[color]) for color in COLORS)
+    # and what is compared does differ
+    assert not same(alone["exact"]["red"], alone["fast"]["red"])
+    assert not same(alone["exact"]["red"], alone["exact"]["blue"])
+
+
+def test_latents_in_company_are_those_alone_to_1e_4(steps):
+    """Rows at other timesteps, of other photos, in a batch of another size."""
+    pipeline = steps.pipeline
+    conditions = pipeline.conditions(PHOTO, ["red"])
+    alone = pipeline.denoise(conditions, pipeline.noise(3), 5)
+    from lumiply.engine.batching import Group, StepBatch
+    from lumiply.engine.presets import Sampling
+
+    def group(owner, photo, colors, seed, sampling):
+        with torch.inference_mode():
+            conditions = pipeline.conditions(photo, colors)
+            noise = pipeline.noise(seed).expand(len(colors), -1, -1, -1)
+            return Group(owner, conditions, sampling.begin(noise, pipeline.schedule))
+
+    batch = StepBatch(pipeline.stepper, BatchLimit(8, "denoising"))
+    batch.join(group("other", OTHER, COLORS[:4], 8, Sampling("unipc", 9)))
+    batch.step()
+    batch.join(group("mine", PHOTO, ["red"], 3, Sampling("ddim", 5)))
+    ended = [one for _ in range(5) for one in batch.step()]
+    assert [one.owner for one in ended] == ["mine"] and batch.rows == 4
+    assert (ended[0].latents - alone).norm() / alone.norm() < 1e-4
+
+
+def test_more_colours_than_there_is_room_for_join_one_by_one(steps):
+    engine = LocalEngine(nano_pipeline(), INFO, max_batch=3)
+    seen: list[Progress] = []
+    pictures = engine.submit(PHOTO, COLORS, steps=2, progress=seen.append).result(WAIT)
+    engine.close(WAIT)
+    assert tuple(pictures) == COLORS
+    assert [len(times) for times in steps.seen] == [3, 3, 3, 3, 1, 1]
+    fractions = [progress.fraction for progress in seen]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    expected = LocalEngine(nano_pipeline(), INFO, max_batch=7)
+    whole = expected.submit(PHOTO, COLORS, steps=2).result(WAIT)
+    expected.close(WAIT)
+    assert all(same(pictures[color], whole[color]) for color in COLORS)
+
+
+def test_a_cancelled_render_leaves_and_the_others_go_on(engine, steps):
+    cancelled: list = []
+
+    def cancel():
+        cancelled[0].cancel()
+
+    keeper = At(3, cancel)
+    first = engine.submit(
+        PHOTO,
+        ["white"],
+        progress=At(1, lambda: cancelled.append(engine.submit(OTHER, ["red", "blue"], steps=500)) or None),
+    )
+    # the second rides along from step 2; a third callback cancels it at its own step 2
+    assert first.result(WAIT)
+    survivor = engine.submit(PHOTO, ["white"], progress=keeper)
+    assert survivor.result(WAIT)
+    assert cancelled[0].cancelled()
+    assert engine.submit(PHOTO, ["green"], steps=1).result(WAIT)
+    assert steps.seen[-1] and len(steps.seen[-1]) == 1
+
+
+def test_an_error_in_one_callback_spares_the_others(engine):
+    def refuse(progress: Progress) -> None:
+        if progress.stage == "denoise":
+            raise ValueError("no more")
+
+    bad: list = []
+    good = engine.submit(
+        PHOTO, ["white"], progress=At(1, lambda: bad.append(engine.submit(OTHER, ["red"], progress=refuse)))
+    )
+    assert good.result(WAIT)
+    with pytest.raises(RenderError):
+        bad[0].result(WAIT)
+
+
+class Small:
+    """A device with room for three pictures."""
+
+    def __init__(self, real) -> None:
+        self.real, self.sizes = real, []
+
+    def __call__(self, x, t, conditions):
+        self.sizes.append(len(x))
+        if len(x) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return self.real(x, t, conditions)
+
+
+def test_out_of_memory_halves_the_batch_goes_on_and_says_so_once(monkeypatch, caplog):
+    pipeline = nano_pipeline()
+    engine = LocalEngine(pipeline, INFO, max_batch=7)
+    expected = engine.submit(PHOTO, COLORS, steps=4).result(WAIT)
+    small = Small(pipeline.stepper)
+    monkeypatch.setattr(pipeline, "stepper", small)
+    with caplog.at_level("WARNING"):
+        pictures = engine.submit(PHOTO, COLORS, steps=4).result(WAIT)
+        again = engine.submit(PHOTO, ["red"], steps=2).result(WAIT)
+    engine.close(WAIT)
+    assert all(same(pictures[color], expected[color]) for color in COLORS) and again
+    assert small.sizes[0] == 7 and max(small.sizes[1:]) == 3
+    said = [record for record in caplog.records if "not enough memory" in record.message]
+    assert len(said) == 1 and "7 pictures" in said[0].message and "at most 3" in said[0].message
+
+
+def test_no_room_for_a_single_picture_is_the_callers_error(monkeypatch):
+    pipeline = nano_pipeline()
+    engine = LocalEngine(pipeline, INFO)
+
+    def full(x, t, conditions):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(pipeline, "stepper", full)
+    with pytest.raises(RenderError, match="ran out of memory"):
+        engine.submit(PHOTO, ["red"]).result(WAIT)
+    monkeypatch.undo()
+    assert engine.submit(PHOTO, ["red"]).result(WAIT)
+    engine.close(WAIT)

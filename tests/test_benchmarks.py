@@ -1,0 +1,102 @@
+"""The benchmarks run from end to end, on a model of milliseconds; figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import bench, h200, samplers, stream
+from benchmarks.measure import Results, flop, table
+from benchmarks.models import Subject
+from lumiply.engine.pipeline import Pipeline
+from tests.nano import nano_adaptor, nano_model
+
+
+def nano_subject(*_) -> Subject:
+    def pipeline(device: torch.device, dtype: torch.dtype, decode: torch.dtype) -> Pipeline:
+        adaptors = {
+            color: nano_adaptor(color) for color in ("red", "orange", "yellow", "green", "blue", "purple")
+        }
+        return Pipeline(nano_model(), adaptors, device=device, dtype=dtype, decode_dtype=decode)
+
+    return Subject("nano, filled by name", pipeline, nano_model, 2)
+
+
+@pytest.fixture(autouse=True)
+def nano(monkeypatch):
+    for module in (bench, samplers):
+        monkeypatch.setattr(module, "subject", nano_subject)
+    monkeypatch.setattr(bench, "photo_of", lambda width, height, real=bench.photo_of: real(64, 48))
+
+
+def test_bench_prints_every_table_and_writes_what_it_prints(tmp_path, capsys):
+    assert (
+        bench.main(["--model", "mini", "--device", "cpu", "--quick", "--out", str(tmp_path / "b.json")]) == 0
+    )
+    printed, found = capsys.readouterr().out, json.loads((tmp_path / "b.json").read_text())
+    for title in ("decoded photo to JPEG", "time goes", "published way", "by preset", "Growth"):
+        assert title in printed
+    assert {"load", "end_to_end", "stages", "original", "presets", "growth", "commit", "device"} <= set(found)
+    assert found["end_to_end"]["7"]["min"] <= found["end_to_end"]["7"]["median"]
+    stage = found["stages"]["7"]
+    assert stage["tflops"] * 1e12 == pytest.approx(
+        stage["share_of_matrix_product"] * found["stages"]["matrix_product_tflops"] * 1e12
+    )
+    assert found["original"]["ratio"] == pytest.approx(
+        found["original"]["original_s"] / found["original"]["ours_s"]
+    )
+
+
+def test_samplers_prints_a_row_a_number_of_steps(tmp_path, capsys):
+    photo = tmp_path / "room.png"
+    bench.photo_of(64, 48).save(photo)
+    samplers.main(
+        ["--device", "cpu", "--quick", "--colors", "red", "--out", str(tmp_path / "s.json"), str(photo)]
+    )
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 3
+    found = json.loads((tmp_path / "s.json").read_text())["distance"]
+    assert found["ddim"]["1"][0] > found["ddim"]["2"][0] > 0  # more steps come nearer
+
+
+def test_stream_serves_the_same_arrivals_both_ways(tmp_path, capsys):
+    stream.main(["--model", "nano", "--device", "cpu", "--requests", "4", "--steps", "2", "--loads", "0.7",
+                 "--out", str(tmp_path / "p.json")])  # fmt: skip
+    found = json.loads((tmp_path / "p.json").read_text())["stream"]
+    ways = found["loads"]["0.7"]
+    assert set(ways) == {"continuous", "whole jobs"}
+    assert all(0 < way["mean_s"] < 60 for way in ways.values()) and found["seconds_a_job"] > 0
+    assert "whole jobs" in capsys.readouterr().out
+
+
+def test_the_gpu_plan_writes_each_variant_as_it_goes_and_survives_one_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(h200, "plain_model", nano_model)
+
+    def refuse(function, **options):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(h200, "compile_step", refuse)
+    h200.main(
+        ["--device", "cpu", "--out", str(tmp_path), "--steps", "2", "--repeats", "1", "--sizes", "1", "2"]
+    )
+    found = json.loads((tmp_path / "h200.json").read_text())
+    assert found["eager 1"]["ms_per_step"] > 0 and found["eager 2"]["ms_per_step"] > 0
+    assert found["psnr float32 float32"]["worst_db"] > 45
+    assert "no compiler here" in found["compiled 1"]["failed"]
+    assert found["finished"] is True
+
+
+def test_results_are_on_disk_after_every_entry(tmp_path):
+    results = Results(tmp_path / "deep" / "r.json", {"commit": "abc"})
+    results.put("one", 1)
+    assert json.loads((tmp_path / "deep" / "r.json").read_text()) == {"commit": "abc", "one": 1}
+
+
+def test_flop_of_a_product_and_tables():
+    a = torch.ones(3, 4)
+    assert flop(lambda: a @ torch.ones(4, 5)) == 2 * 3 * 4 * 5
+    assert table(["a", "b"], [[1, 0.12345], [None, 1234.5]]) == (
+        "| a | b |\n|---|---|\n| 1 | 0.123 |\n|  | 1234 |"
+    )

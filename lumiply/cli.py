@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -31,23 +31,30 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "augment": ("lumiply.commands.augment", "augment", "Make training data from your own photos."),
     "evaluate": ("lumiply.commands.evaluate", "evaluate", "Score relit photos against the truth."),
     "synth": ("lumiply.synth.command", "synth", "Render training rooms (needs the training extra)."),
+    "train": ("lumiply.commands.train", "train", "Train a model (needs the training extra)."),
 }
 
 
 class LazyGroup(click.Group):
-    """Finds its commands in `COMMANDS`, and tells every error in one line."""
+    """Finds its commands in a table such as `COMMANDS`, and tells every error in one line."""
+
+    def __init__(
+        self, *args: Any, table: Mapping[str, tuple[str, str, str]] = COMMANDS, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             return None
-        return _load(cmd_name)
+        return _load(cmd_name, *self.table[cmd_name])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, (_, _, help) in COMMANDS.items()])
+            formatter.write_dl([(name, help) for name, (_, _, help) in self.table.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -69,8 +76,7 @@ class LazyGroup(click.Group):
             ctx.exit(1)
 
 
-def _load(name: str) -> click.Command:
-    module, attribute, help = COMMANDS[name]
+def _load(name: str, module: str, attribute: str, help: str) -> click.Command:
     try:
         found: click.Command | Callable[[Sequence[str]], Any] = getattr(
             importlib.import_module(module), attribute

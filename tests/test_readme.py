@@ -48,12 +48,15 @@ def test_the_answer_shown_is_the_servers_answer(tmp_path):
 @pytest.mark.parametrize("page, line", shown_commands())
 def test_every_command_shown_exists_with_the_options_shown(page, line):
     words = shlex.split(line, comments=True)[1:]
-    command = main.get_command(click.Context(main), words[0])
-    assert command is not None, f"{page}: no command {words[0]}"
+    command: click.Command | None = main
+    while isinstance(command, click.Group):
+        name, *words = words
+        command = command.get_command(click.Context(command), name)
+    assert command is not None, f"{page}: no command {name}"
     known = {
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    unknown = [word for word in words[1:] if word.startswith("--") and word.partition("=")[0] not in known]
+    unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
     assert unknown == [], f"{page}: {line}"
 
 

@@ -9,6 +9,7 @@ import click
 
 from lumiply import api
 from lumiply.commands.common import set_up_logging, setting_options, stop_signals
+from lumiply.commands.reload import reload_on_hangup
 from lumiply.server.service import Service
 from lumiply.server.slot import EngineSlot
 from lumiply.server.tunnel import Tunnel, choose_tunnel
@@ -24,13 +25,13 @@ def serve(**options: Any) -> None:
     """Answer HTTP requests until Ctrl-C.
 
     The server listens at once and says on /health that it is alive; /process answers 503 until the model is
-    loaded. A tunnel is opened only with --tunnel ngrok.
+    loaded. A tunnel is opened only with --tunnel ngrok. SIGHUP makes it read the adaptors again.
     """
     settings = Settings.from_env(**options)
     set_up_logging(settings)
     slot = EngineSlot()
     tunnel: Tunnel | None = choose_tunnel(settings) if settings.tunnel == "ngrok" else None
-    with stop_signals() as stop:
+    with stop_signals() as stop, reload_on_hangup(slot):
         try:
             with Service(settings, slot, tunnel) as service:
                 service.on_move = announce

@@ -11,8 +11,9 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -34,11 +35,31 @@ from lumiply.errors import (
     RenderError,
     UserError,
 )
+from lumiply.weights import Adaptor
 
 log = logging.getLogger(__name__)
 
 #: `torch.Generator.manual_seed` takes no larger one.
 LARGEST_SEED: Final = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Light:
+    """Adaptors, and what an engine that has them says of itself; its colours are worked out from them."""
+
+    adaptors: Mapping[str, Adaptor]
+    info: EngineInfo
+
+
+@dataclass(frozen=True)
+class _Swap:
+    """Waits among the renders, so that the worker alone touches the model."""
+
+    light: Light
+    future: Future[EngineInfo]
+
+    def fail(self, error: Exception) -> None:
+        self.future.set_exception(error)
 
 
 class LocalEngine:
@@ -53,6 +74,7 @@ class LocalEngine:
         max_batch: int = 7,
         sampler: str = "ddim",
         compiler: BackgroundCompiler | None = None,
+        read_light: Callable[[], Light] | None = None,
     ) -> None:
         """Start the worker.
 
@@ -61,12 +83,14 @@ class LocalEngine:
             max_batch: pictures, one a colour, that are denoised at once.
             sampler: of a render that names no preset; `info.steps` is its number of steps.
             compiler: what compiles the pipeline in the background; told to stop when the engine closes.
+            read_light: reads the adaptors that `reload_adaptors` then uses.
         """
+        self._read_light = read_light
         self._pipeline = pipeline
         self._info = info
         self._compiler = compiler
         self._default = Sampling(sampler, info.steps)
-        self._queue: queue.Queue[Render | None] = queue.Queue(queue_size)
+        self._queue: queue.Queue[Render | _Swap | None] = queue.Queue(queue_size)
         self._lock = threading.Lock()
         self._open_jobs: set[Future[Pictures]] = set()
         self._closing = threading.Event()
@@ -112,18 +136,44 @@ class LocalEngine:
         if not 0 <= seed <= LARGEST_SEED:
             raise UserError(f"the seed must be from 0 to {LARGEST_SEED}, got {seed}")
         render = Render(photo, wanted, seed, sampling, progress)
+        self._put(render)
+        return render.future
+
+    def _put(self, item: Render | _Swap) -> None:
+        """Queue it, or refuse at once."""
         with self._lock:
             if self._closing.is_set():
                 raise EngineClosedError("the engine is shutting down; try again when it has been restarted")
             try:
-                self._queue.put_nowait(render)
+                self._queue.put_nowait(item)
             except queue.Full:
                 raise BusyError(
                     f"{self._queue.maxsize} renders are already waiting, the most this engine keeps; try again soon"
                 ) from None
-            self._open_jobs.add(render.future)
-        render.future.add_done_callback(self._forget)
-        return render.future
+            if isinstance(item, Render):
+                self._open_jobs.add(item.future)
+        if isinstance(item, Render):
+            item.future.add_done_callback(self._forget)
+
+    def reload_adaptors(self) -> EngineInfo:
+        """Read the adaptors' files again and use them from the next render on; wait until that is so.
+
+        Renders that were asked for before keep the old light. Nothing changes if it fails.
+
+        Returns:
+            What the engine says of itself now.
+
+        Raises:
+            UserError: this engine was not made from files.
+            WeightsError: an adaptor is damaged or not this model's.
+            BusyError: the queue is full.
+            EngineClosedError: after `close()`.
+        """
+        if self._read_light is None:
+            raise UserError("this engine was not made from files; start it with initialize_engine()")
+        swap = _Swap(self._read_light(), Future())
+        self._put(swap)
+        return swap.future.result()
 
     def close(self, timeout: float | None = None) -> None:
         """See `Engine.close`. Renders that have not ended by then are cancelled."""
@@ -165,17 +215,34 @@ class LocalEngine:
             render, self._entering = self._entering, None
             if render is None:
                 try:
-                    render = self._queue.get(block=not self._batch.groups)
+                    item = self._queue.get(block=not self._batch.groups)
                 except queue.Empty:
                     return True
-                if render is None:
+                if item is None:
                     self._drop_all(EngineClosedError("the engine was shut down while this render ran"))
                     return False
+                if isinstance(item, _Swap):
+                    self._swap(item)
+                    continue
+                render = item
             with self._guarded([render]):
                 self._enter(render)
                 if render.remaining:
                     self._entering = render
         return True
+
+    def _swap(self, swap: _Swap) -> None:
+        try:
+            self._pipeline.use_adaptors(swap.light.adaptors)
+        except LumiplyError as error:
+            swap.fail(error)
+            return
+        except Exception as error:
+            log.exception("the adaptors were not reloaded")
+            swap.fail(_wrapped("the adaptors were not reloaded; the log says why", error))
+            return
+        self._info = replace(swap.light.info, colors=self._pipeline.palette.names)
+        swap.future.set_result(self._info)
 
     def _enter(self, render: Render) -> None:
         """Let as many pictures of a render join as there is room for."""

@@ -42,7 +42,7 @@ class Palette:
         if missing:
             raise UserError(
                 f"no adaptor is loaded for {', '.join(missing)}; loaded: {', '.join(self.names)}. "
-                f"Put adaptor_{missing[0]}.pth into the adaptors folder and start again."
+                f"Put adaptor_{missing[0]}.pth into the adaptors folder and reload them, or start again."
             )
         return torch.tensor([self.names.index(color) for color in colors], device=self.codes.device)
 
@@ -60,36 +60,39 @@ class Palette:
         return tuple(color for color in COLORS if color not in self.names)
 
 
-@torch.inference_mode()
-def build_palette(prior: PriorExtractor, adaptors: Mapping[str, Adaptor], picture_size: int) -> Palette:
-    """Turn the base weights and every adaptor into codes and tokens.
+class PaletteBuilder:
+    """Turns adaptors into a palette, as often as asked; it keeps none of the model's weights.
 
     The reference picture is always a white one of the size that the model works at: another size gives another
     code. White means the base weights, always; an adaptor for white, where there is one, replaces them.
-
-    Args:
-        prior: float32, on any device.
-        adaptors: colour to adaptor.
-        picture_size: pixels on a side.
     """
-    latents = prior.model_latents
-    device = next(prior.parameters()).device
-    pooled = latents.pooled(torch.ones(1, 3, picture_size, picture_size, device=device))
-    names = tuple(color for color in COLORS if color == BASE_COLOR or color in adaptors)
-    codes, tokens = [], []
-    for name in names:
-        adaptor = adaptors.get(name)
-        if adaptor is None:
-            code = latents.head(pooled)
-            token = prior.tokens(code)
-        else:
-            encoder = {key: value.to(device, torch.float32) for key, value in adaptor.light_encoder.items()}
-            decoder = {key: value.to(device, torch.float32) for key, value in adaptor.light_decoder.items()}
-            code = latents.head(pooled, encoder)
-            token = prior.tokens(code, decoder)
-        codes.append(code)
-        tokens.append(token)
-    return Palette(names, torch.cat(codes), torch.cat(tokens))
+
+    @torch.inference_mode()
+    def __init__(self, prior: PriorExtractor, picture_size: int) -> None:
+        """Args:
+        prior: float32, on any device; its light encoder and light decoder may go to the `meta` device afterwards.
+        picture_size: pixels on a side.
+        """
+        self._prior = prior
+        device = next(prior.parameters()).device
+        self._pooled = prior.model_latents.pooled(torch.ones(1, 3, picture_size, picture_size, device=device))
+        code = prior.model_latents.head(self._pooled)
+        self._base = code, prior.tokens(code)
+
+    @torch.inference_mode()
+    def build(self, adaptors: Mapping[str, Adaptor]) -> Palette:
+        """Codes and tokens of the base colour and of every adaptor's."""
+        names = tuple(color for color in COLORS if color == BASE_COLOR or color in adaptors)
+        pairs = [self._of(adaptors[name]) if name in adaptors else self._base for name in names]
+        codes, tokens = zip(*pairs, strict=True)
+        return Palette(names, torch.cat(codes), torch.cat(tokens))
+
+    def _of(self, adaptor: Adaptor) -> tuple[Tensor, Tensor]:
+        device = self._pooled.device
+        encoder = {key: value.to(device, torch.float32) for key, value in adaptor.light_encoder.items()}
+        decoder = {key: value.to(device, torch.float32) for key, value in adaptor.light_decoder.items()}
+        code = self._prior.model_latents.head(self._pooled, encoder)
+        return code, self._prior.tokens(code, decoder)
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,12 @@ class Constants:
     Attributes:
         palette: the colours.
         text: (1, n, context_dim) float32, the context of the empty prompt.
+        builder: makes a palette of other adaptors; None where the palette was stored ready-made.
     """
 
     palette: Palette
     text: Tensor
+    builder: PaletteBuilder | None = None
 
     @classmethod
     @torch.inference_mode()
@@ -111,5 +116,5 @@ class Constants:
     ) -> Constants:
         """Compute them in float32 on `device`, where this leaves the text tower and the latent intrinsics."""
         prior = model.control_model.prior_extracter.to(device)
-        palette = build_palette(prior, adaptors, model.params.picture_size)
-        return cls(palette, model.cond_stage_model.to(device)())
+        builder = PaletteBuilder(prior, model.params.picture_size)
+        return cls(builder.build(adaptors), model.cond_stage_model.to(device)(), builder)

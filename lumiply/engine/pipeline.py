@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -19,7 +19,7 @@ from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_bytes, to_picture
 from lumiply.engine.protocol import Stage
 from lumiply.engine.stepper import Stepper
-from lumiply.errors import RenderError
+from lumiply.errors import RenderError, UserError
 from lumiply.weights import Adaptor
 from modi_vae import BypassAutoencoder, MergedFeatures
 
@@ -108,6 +108,7 @@ class Pipeline:
 
     def _read(self, constants: Constants) -> None:
         """Take the palette, and the keys and values of every colour in it."""
+        self._constants = constants
         palette = constants.palette
         self.palette = Palette(
             palette.names,
@@ -118,6 +119,20 @@ class Pipeline:
         context = torch.cat([text, self.palette.tokens.to(self.dtype)], dim=1)
         # one by one, so that a colour's numbers do not depend on which others are loaded
         self._keys_values = torch.cat([self.network.keys_values(one) for one in context.split(1)])
+
+    @torch.inference_mode()
+    def use_adaptors(self, adaptors: Mapping[str, Adaptor]) -> None:
+        """Put a palette of these adaptors in the place of the one there is. Not while a render prepares.
+
+        Raises:
+            UserError: the palette was stored ready-made, without what would make another.
+        """
+        builder = self._constants.builder
+        if builder is None:
+            raise UserError(
+                "converted weights hold their colours ready-made; convert them again and start again"
+            )
+        self._read(replace(self._constants, palette=builder.build(adaptors)))
 
     @torch.inference_mode()
     def conditions(self, photo: Image.Image, colors: Sequence[str]) -> StepConditions:

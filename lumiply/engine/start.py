@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,7 @@ import torch
 
 from lumiply.colors import COLORS
 from lumiply.engine.compiling import BackgroundCompiler
-from lumiply.engine.local import LocalEngine
+from lumiply.engine.local import Light, LocalEngine
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import PRESETS, Sampling, choose_sampling
@@ -19,7 +20,15 @@ from lumiply.engine.stepper import BATCH_SIZES, CudaCapture
 from lumiply.engine.threads import set_threads
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
-from lumiply.weights import WeightFiles, find_weights, load_converted, load_model, read_adaptor
+from lumiply.weights import (
+    Adaptor,
+    WeightFiles,
+    find_adaptors,
+    find_weights,
+    load_converted,
+    load_model,
+    read_adaptor,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +120,17 @@ def load_pipeline(
         constants = Constants(Palette(stored.colors, stored.codes, stored.tokens), stored.text)
         return Pipeline(stored.model, constants, device=device, dtype=dtype, decode_dtype=decode_dtype)
     model = load_model(params, files.checkpoint, bypass=files.bypass, latents=files.latents)
-    adaptors = {color: read_adaptor(path, params) for color, path in files.adaptors.items()}
-    return Pipeline(model, adaptors, device=device, dtype=dtype, decode_dtype=decode_dtype)
+    return Pipeline(model, read_adaptors(files), device=device, dtype=dtype, decode_dtype=decode_dtype)
+
+
+def read_adaptors(files: WeightFiles) -> dict[str, Adaptor]:
+    """The adaptors by colour.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or not this model's.
+    """
+    params = files.params()
+    return {color: read_adaptor(path, params) for color, path in files.adaptors.items()}
 
 
 def speed_up(pipeline: Pipeline, settings: Settings) -> BackgroundCompiler | None:
@@ -156,10 +174,11 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     default = choose_sampling(settings.preset, settings.steps, Sampling("ddim", DEFAULT_STEPS[files.variant]))
     compiler = speed_up(pipeline, settings)
     max_batch = settings.max_batch or MAX_BATCH[device.type]
+    computed = [_name(dtype), _name(decode_dtype), default.sampler]
     info = EngineInfo(
         model=MODEL_NAMES[files.variant],
         weights=files.describe(),
-        fingerprint="-".join([files.fingerprint(), _name(dtype), _name(decode_dtype), default.sampler]),
+        fingerprint="-".join([files.fingerprint(), *computed]),
         device=device_name(device),
         precision=precision,
         image_size=pipeline.picture_size,
@@ -168,6 +187,13 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         parallel=max(1, max_batch // len(COLORS)),
         presets={name: sampling.steps for name, sampling in PRESETS.items()},
     )
+
+    def read_light() -> Light:
+        folder = files.checkpoint.parent if files.variant == "mini" else settings.adaptors_dir
+        now = replace(files, adaptors=find_adaptors(folder))
+        fingerprint = "-".join([now.fingerprint(), *computed])
+        return Light(read_adaptors(now), replace(info, weights=now.describe(), fingerprint=fingerprint))
+
     return LocalEngine(
         pipeline,
         info,
@@ -175,6 +201,7 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         max_batch=max_batch,
         sampler=default.sampler,
         compiler=compiler,
+        read_light=read_light,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lumiply.synth.render import RoomLayers
 from lumiply.training.pool import RoomPool
@@ -42,3 +44,12 @@ def pool(rooms: Path) -> RoomPool:
     pool = RoomPool(rooms, capacity=8, size=SIZE, device="cpu")
     assert pool.refresh() == 6
     return pool
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from threads, and lose much where other work competes for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -135,14 +135,18 @@ class MiniTraining:
 
     def base(self) -> None:
         """Train everything but the first stage to predict lit latents."""
-        objective = Objective(last_share=0.5, compiled=self.plan.compiled)
+        objective = Objective(last_share=0.75, compiled=self.plan.compiled)
         self.fit(BaseStage(self.model, self.budget("base"), objective=objective), "base", PairOptions())
         self.save_model()
 
     def refine(self) -> None:
-        """Train everything but the first stage's encoder on the pictures that come out."""
+        """Train everything but the first stage's encoder on the pictures that come out.
+
+        From a base model that already follows the light: from nothing, the decoder learns to brighten every photo
+        alike, and leaves the latent with its colour unused.
+        """
         objective = Objective(pictures=True, last_share=0.875, compiled=self.plan.compiled)
-        stage = BaseStage(self.model, self.budget("refine"), learning_rate=8e-4, objective=objective)
+        stage = BaseStage(self.model, self.budget("refine"), learning_rate=3e-4, objective=objective)
         self.fit(stage, "refine", PairOptions())
         self.save_model()
 

@@ -23,6 +23,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from cldm import Conditions, ControlLDM
 from ldm.autoencoder import DiagonalGaussian
 from ldm.sampling import sample_ddim
+from lumiply.evaluation.metrics import added_light, hue_error
 from lumiply.synth.compose import LUMINANCE_WEIGHTS, srgb_encode
 from lumiply.training.pairs import PairBatch
 from modi_vae import BypassAutoencoder
@@ -270,16 +271,20 @@ class DiffusionStage(Stage):
         return end_signal * (signal * x - sigma * v) + end_sigma * (signal * v + sigma * x)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """PSNR of pictures drawn by the real sampler in one step, beside that of the unlit photo."""
+        """Scores of pictures drawn by the real sampler in one step, beside those of the unlit photo.
+
+        The hue error shows whether the colour of the light is heeded at all: PSNR rises well without it.
+        """
         conditions = self.conditions(batch.off, *self.light(batch))
         noise = torch.randn(len(batch.off), *self.latent_shape(), device=self.device)
         z = sample_ddim(lambda x, t: self.model(x, t, conditions), noise, self.model.schedule, 1)
         picture, truth = 2 * self.decode(z, batch.off) - 1, 2 * batch.on - 1
-        self.log_dict(
-            {"val/psnr": psnr(picture, truth), "val/psnr_of_input": psnr(2 * batch.off - 1, truth)},
-            prog_bar=True,
-            batch_size=len(batch.off),
-        )
+        scores = {
+            "val/psnr": psnr(picture, truth),
+            "val/psnr_of_input": psnr(2 * batch.off - 1, truth),
+            "val/hue_error": mean_hue_error(picture, batch),
+        }
+        self.log_dict(scores, prog_bar=True, batch_size=len(batch.off))
 
     def latent_shape(self) -> tuple[int, int, int]:
         params = self.model.params
@@ -298,6 +303,19 @@ def picture_loss(picture: Tensor, truth: Tensor) -> Tensor:
         similarity = structural_similarity_index_measure(grey, true_grey, data_range=1.0)
     assert isinstance(similarity, Tensor)
     return 0.5 * (error + LEAST_SQUARED_ERROR).log().mean() + (1.0 - similarity)
+
+
+def mean_hue_error(picture: Tensor, batch: PairBatch) -> Tensor:
+    """Mean `hue_error` in degrees of pictures (b, 3, H, W) in [-1, 1]; 0 where no lamp of the batch has a hue."""
+    errors = []
+    for ours, off, on in zip((picture.clamp(-1, 1) + 1) / 2, batch.off, batch.on, strict=True):
+        shown, unlit, lit = (
+            x.float().permute(1, 2, 0).cpu().numpy() for x in (ours, off, on)
+        )  # c h w -> h w c
+        error = hue_error(added_light(shown, unlit), added_light(lit, unlit))
+        if error is not None:
+            errors.append(error)
+    return picture.new_tensor(sum(errors) / max(1, len(errors)), dtype=torch.float32)
 
 
 def grey_of(picture: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from lumiply.training.stages import (
     Budget,
     Objective,
     flat_references,
+    mean_hue_error,
     picture_loss,
     psnr,
     whiten_latents,
@@ -159,6 +160,15 @@ def test_whitened_latents_have_unit_variance_and_decode_to_the_same_pictures(mod
     z = torch.cat(latents)
     assert torch.allclose(z.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.1)
     assert torch.allclose(z.std(dim=(0, 2, 3)), torch.ones(4), atol=0.1)
+
+
+def test_the_hue_error_of_the_truth_is_none_and_that_of_another_lamp_is_large(pool):
+    red = torch.tensor([[1.0, 0.06, 0.04]])
+    options = PairOptions(colors_per_batch=1, pasted=0.0)
+    batch = next(iter(PairDataset(pool, 4, seed=0, options=options, fixed_colors=red)))
+    blue = next(iter(PairDataset(pool, 4, seed=0, options=options, fixed_colors=red.flip(1))))
+    assert float(mean_hue_error(2 * batch.on - 1, batch)) == pytest.approx(0.0, abs=0.1)
+    assert float(mean_hue_error(2 * blue.on - 1, batch)) > 60.0
 
 
 def test_psnr_is_that_of_pictures_in_0_to_1():

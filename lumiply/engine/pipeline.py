@@ -102,7 +102,10 @@ class Pipeline:
         ]
         for part, dtype in (*parts, (self._first_stage, self.decode_dtype)):
             part.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for layer in self._first_stage.decoder.modules():
+        doubling: list[torch.nn.Module] = [self._first_stage.decoder]
+        if self.device.type == "cpu":  # where it was measured to be quicker in the UNet too
+            doubling.append(model.model)
+        for layer in (layer for part in doubling for layer in part.modules()):
             if isinstance(layer, Upsample):
                 layer.pack()
 

@@ -15,7 +15,7 @@ from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.stepper import Stepper
 from tests.nano import nano_adaptor, nano_model, nano_pipeline
 
-WAIT = 60.0
+WAIT = 300.0
 
 
 def inputs(batch: int, seed: int = 0) -> tuple[Tensor, Tensor, StepConditions]:

@@ -20,20 +20,20 @@ from lumiply.errors import ImageError, ImageTooLargeError
 log = logging.getLogger(__name__)
 
 #: Formats that are tried on an upload, and no other of Pillow's decoders; and those of a file of one's own.
-FORMATS: Final = ("PNG", "JPEG", "WEBP")
-FILE_FORMATS: Final = (*FORMATS, "BMP", "AVIF")
+UPLOAD_FORMATS: Final = ("PNG", "JPEG", "WEBP")
+FORMATS: Final = (*UPLOAD_FORMATS, "BMP", "AVIF")
 
 #: Longest side that a JPEG, the format of the results, can hold.
 LONGEST_SIDE: Final = 65_500
 
-_FORMATS_TEXT: Final = {FORMATS: "PNG, JPEG, WebP", FILE_FORMATS: "PNG, JPEG, WebP, BMP, AVIF"}
+_FORMATS_TEXT: Final = {UPLOAD_FORMATS: "PNG, JPEG, WebP", FORMATS: "PNG, JPEG, WebP, BMP, AVIF"}
 
 
 def read_photo(source: bytes | Path, max_megapixels: float = 50.0) -> Image.Image:
     """Decode a photo to an upright RGB picture; transparent parts become white.
 
     Args:
-        source: the file's bytes, as uploaded, in one of `FORMATS`; or its path here, in one of `FILE_FORMATS`.
+        source: the file's bytes, as uploaded, in one of `UPLOAD_FORMATS`; or its path here, in one of `FORMATS`.
         max_megapixels: limit, checked on the header before any pixel is decoded. In millions of pixels.
 
     Raises:
@@ -41,7 +41,7 @@ def read_photo(source: bytes | Path, max_megapixels: float = 50.0) -> Image.Imag
         ImageTooLargeError: more pixels than the limit, or a longer side than a JPEG can have.
     """
     data = _bytes_of(source)
-    formats = FORMATS if isinstance(source, bytes) else FILE_FORMATS
+    formats = UPLOAD_FORMATS if isinstance(source, bytes) else FORMATS
     with contextlib.closing(_open(data, max_megapixels, formats)) as image:
         _check_size(image, max_megapixels)
         try:

@@ -19,28 +19,30 @@ from lumiply.errors import ImageError, ImageTooLargeError
 
 log = logging.getLogger(__name__)
 
-#: Formats that are tried on an upload, and no other of Pillow's decoders.
-FORMATS: Final = ("PNG", "JPEG", "WEBP")
+#: Formats that are tried on an upload, and no other of Pillow's decoders; and those of a file of one's own.
+UPLOAD_FORMATS: Final = ("PNG", "JPEG", "WEBP")
+FORMATS: Final = (*UPLOAD_FORMATS, "BMP", "AVIF")
 
 #: Longest side that a JPEG, the format of the results, can hold.
 LONGEST_SIDE: Final = 65_500
 
-_FORMATS_TEXT: Final = "PNG, JPEG, WebP"
+_FORMATS_TEXT: Final = {UPLOAD_FORMATS: "PNG, JPEG, WebP", FORMATS: "PNG, JPEG, WebP, BMP, AVIF"}
 
 
 def read_photo(source: bytes | Path, max_megapixels: float = 50.0) -> Image.Image:
     """Decode a photo to an upright RGB picture; transparent parts become white.
 
     Args:
-        source: the file's bytes, or its path.
+        source: the file's bytes, as uploaded, in one of `UPLOAD_FORMATS`; or its path here, in one of `FORMATS`.
         max_megapixels: limit, checked on the header before any pixel is decoded. In millions of pixels.
 
     Raises:
-        ImageError: no such file, not an image of `FORMATS`, or a damaged one.
+        ImageError: no such file, not an image of these formats, or a damaged one.
         ImageTooLargeError: more pixels than the limit, or a longer side than a JPEG can have.
     """
     data = _bytes_of(source)
-    with contextlib.closing(_open(data, max_megapixels)) as image:
+    formats = UPLOAD_FORMATS if isinstance(source, bytes) else FORMATS
+    with contextlib.closing(_open(data, max_megapixels, formats)) as image:
         _check_size(image, max_megapixels)
         try:
             image.load()
@@ -77,21 +79,21 @@ def _bytes_of(source: bytes | Path) -> bytes:
         ) from exc
 
 
-def _open(data: bytes, max_megapixels: float) -> Image.Image:
+def _open(data: bytes, max_megapixels: float, formats: tuple[str, ...]) -> Image.Image:
     """The picture with its header read and its pixels not."""
     try:
-        return Image.open(BytesIO(data), formats=FORMATS)
+        return Image.open(BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         found = re.search(r"\((\d+) pixels\)", str(exc))
         raise _too_many(int(found[1]) if found else None, max_megapixels) from exc
     except (UnidentifiedImageError, KeyError) as exc:  # KeyError: a Pillow without one of the formats
         raise ImageError(
             f"이미지 파일이 아니거나 지원하지 않는 형식입니다 ({len(data)}바이트)."
-            f" {_FORMATS_TEXT} 중 하나로 보내 주세요."
+            f" {_FORMATS_TEXT[formats]} 중 하나로 보내 주세요."
         ) from exc
     except Exception as exc:  # a header that a decoder took for its own and then stumbled over
         raise ImageError(
-            f"이미지 머리말이 손상되었습니다. {_FORMATS_TEXT} 중 하나로 다시 저장해 보내 주세요."
+            f"이미지 머리말이 손상되었습니다. {_FORMATS_TEXT[formats]} 중 하나로 다시 저장해 보내 주세요."
         ) from exc
 
 

@@ -35,6 +35,15 @@ def test_other_formats_are_refused(format: str) -> None:
         read_photo(photo_bytes(format=format))
 
 
+@pytest.mark.parametrize("format", ["BMP", "AVIF"])
+def test_files_of_ones_own_may_have_formats_that_uploads_may_not(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(photo_bytes(format=format))
+    assert read_photo(path).size == (40, 30)
+    with pytest.raises(ImageError):
+        read_photo(path.read_bytes())
+
+
 def test_a_photo_is_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # held a quarter turn to the left

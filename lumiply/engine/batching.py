@@ -88,16 +88,21 @@ class StepBatch(Generic[Owner]):
             self.groups, self._conditions = kept, None
 
     @torch.inference_mode()
-    def step(self) -> list[Group[Owner]]:
-        """Take one step in every group; those that are done are returned and have left.
+    def step(self, only: Owner | None = None) -> list[Group[Owner]]:
+        """Take one step in every group, or in those of one owner; those that are done are returned and have left.
 
         Raises:
             Exception: whatever the network raises; the groups are then as they were.
         """
-        groups = self.groups
-        if self._conditions is None:
-            self._conditions = StepConditions.cat([group.conditions for group in groups])
-        whole = self._conditions
+        groups = [group for group in self.groups if only is None or group.owner is only]
+        if not groups:
+            return []
+        if len(groups) < len(self.groups):
+            whole = StepConditions.cat([group.conditions for group in groups])
+        else:
+            if self._conditions is None:
+                self._conditions = StepConditions.cat([group.conditions for group in groups])
+            whole = self._conditions
         x = torch.cat([group._x for group in groups]).contiguous(memory_format=torch.channels_last)
         times = [group._t for group in groups for _ in range(group.rows)]
         t = torch.tensor(times, dtype=torch.long, device=x.device)
@@ -111,6 +116,6 @@ class StepBatch(Generic[Owner]):
             group.advance(rows)
         ended = [group for group in groups if group.latents is not None]
         if ended:
-            self.groups = [group for group in groups if group.latents is None]
+            self.groups = [group for group in self.groups if group.latents is None]
             self._conditions = None
         return ended

@@ -269,10 +269,7 @@ class LocalEngine:
                 render.check(self._closing)
         if not self._batch.groups:
             return
-        ended: list[Group[Render]] = []
-        with self._guarded(running):
-            ended = self._batch.step()
-        for group in ended:
+        for group in self._advance(running):
             group.owner.take(group)
         for render in running:
             if not render.future.done():
@@ -280,6 +277,21 @@ class LocalEngine:
                     render.report_steps(group for group in self._batch.groups if group.owner is render)
                     if render.is_denoised:
                         self._decode(render)
+
+    def _advance(self, running: Sequence[Render]) -> list[Group[Render]]:
+        """One denoising step, together; if that fails, each render by itself, so that a fault ends its own alone."""
+        if len(running) > 1:
+            try:
+                return self._batch.step()
+            except Exception:
+                log.warning(
+                    "a step of %d renders failed; each now takes it alone", len(running), exc_info=True
+                )
+        ended: list[Group[Render]] = []
+        for render in running:
+            with self._guarded([render]):
+                ended += self._batch.step(render)
+        return ended
 
     def _decode(self, render: Render) -> None:
         features = self._pipeline.features(render.photo)

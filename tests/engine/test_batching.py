@@ -170,6 +170,28 @@ def test_an_error_in_one_callback_spares_the_others(engine):
         bad[0].result(WAIT)
 
 
+def test_a_fault_in_the_network_ends_only_the_render_that_it_comes_from(monkeypatch):
+    pipeline = nano_pipeline()
+    real, sizes = pipeline.stepper, []
+
+    def poisoned(x, t, conditions):
+        sizes.append(len(x))
+        if 501 in t:  # where two steps of DDIM begin
+            raise RuntimeError("poison")
+        return real(x, t, conditions)
+
+    engine = LocalEngine(pipeline, INFO, max_batch=8)
+    expected = engine.submit(PHOTO, ["white", "blue"], steps=6).result(WAIT)
+    monkeypatch.setattr(pipeline, "stepper", poisoned)
+    join = At(2, lambda: engine.submit(OTHER, ["red"], steps=2))
+    pictures = engine.submit(PHOTO, ["white", "blue"], steps=6, progress=join).result(WAIT)
+    with pytest.raises(RenderError):
+        join.result.result(WAIT)
+    engine.close(WAIT)
+    assert sizes == [2, 2, 3, 2, 1, 2, 2, 2]
+    assert all(same(pictures[color], expected[color]) for color in expected)
+
+
 class Small:
     """A device with room for three pictures."""
 

@@ -44,7 +44,9 @@ class Render:
     _reported: int = 0
 
     def __post_init__(self) -> None:
-        self.future.add_done_callback(lambda future: self._cancelled.set() if future.cancelled() else None)
+        # without `self`: a future keeps its callbacks, and the cycle would keep the photo until a collection
+        cancelled = self._cancelled
+        self.future.add_done_callback(lambda future: cancelled.set() if future.cancelled() else None)
 
     @property
     def remaining(self) -> int:
@@ -97,7 +99,7 @@ class Render:
 
     def finish(self, pictures: Sequence[Future[Image.Image]]) -> None:
         """Answer as soon as all `pictures` are there; on the thread that makes the last of them."""
-        waiting = len(pictures)
+        made, waiting = list(pictures), len(pictures)
         lock = threading.Lock()
 
         def one_more(_: Future[Image.Image]) -> None:
@@ -108,10 +110,12 @@ class Render:
                     return
             try:
                 self.report("done", 1, 1)
-                answer = dict(zip(self.colors, (picture.result() for picture in pictures), strict=True))
+                answer = dict(zip(self.colors, (picture.result() for picture in made), strict=True))
             except Exception as error:
                 self.fail(error)
                 return
+            finally:
+                made.clear()  # each of them keeps this callback
             with contextlib.suppress(Exception):  # cancelled at the last moment
                 self.future.set_result(answer)
 

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 #: Seconds that the first replica is given to load; the published weights take about 20 s from a warm disk.
 FIRST_REPLICA_S: Final = 1800.0
 
+#: Unhealthy means that a replica died and Serve is replacing it.
+_UP: Final = (ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
+
 
 class _Connection:
     """This process's one connection to Ray, shared by engines: a new one may be there before the old one closes."""
@@ -51,7 +54,12 @@ class _Connection:
     def _connect(self, address: str | None) -> None:
         try:
             if address is None:
-                ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    logging_level=logging.WARNING,
+                    _node_ip_address="127.0.0.1",  # nobody else is to reach it
+                )
             else:
                 ray.init(address=address, logging_level=logging.WARNING)
         except (ConnectionError, ValueError, RuntimeError) as exc:
@@ -128,13 +136,13 @@ def deploy(settings: Settings, load: Callable[[], Engine] | None = None) -> None
 
 
 def is_up() -> bool:
-    """Whether Ray Serve runs the application, or is bringing it up."""
+    """Whether Ray Serve runs the application, or is bringing it, or some of its replicas, up."""
     try:
         found = serve.status().applications.get(APPLICATION)
     except Exception as exc:  # whatever Ray says of a cluster that is not there
         log.warning("the cluster does not answer: %s", exc)
         return False
-    return found is not None and found.status in (ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING)
+    return found is not None and found.status in _UP
 
 
 def _why() -> str:

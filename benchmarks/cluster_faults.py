@@ -37,7 +37,6 @@ import ray
 import torch
 from PIL import Image
 from ray import serve
-from ray.cluster_utils import Cluster
 
 from benchmarks.measure import machine, table
 from lumiply.client import encode_form, fetch
@@ -46,7 +45,6 @@ from lumiply.colors import COLORS
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 300.0
-NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
 #: JPEG files of pictures that differ by a rounding: another share of a batch sums up in another order.
 SAME_LEVELS = 8
 
@@ -195,22 +193,57 @@ def wait_until(condition: Callable[[], bool], what: str) -> float:
     return time.monotonic() - began
 
 
+class Node:
+    """A Ray node of one processor on this machine, as `ray start` makes it; one without `address` is the first."""
+
+    def __init__(self, address: str | None = None) -> None:
+        port = free_port()
+        self.address = address or f"127.0.0.1:{port}"
+        where = (
+            ["--address", address]
+            if address
+            else ["--head", "--port", str(port), "--include-dashboard", "false"]
+        )
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
+        self._process = subprocess.Popen(
+            [*command, "--node-ip-address", "127.0.0.1", *where], stdout=subprocess.DEVNULL
+        )
+
+    def kill(self) -> None:
+        """All its processes at once, as if the machine were gone."""
+        process = psutil.Process(self._process.pid)
+        for each in (*process.children(recursive=True), process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._process.wait()
+
+
 @contextlib.contextmanager
-def two_nodes() -> Iterator[tuple[Cluster, Any]]:
-    """A cluster of two nodes with one processor each, so that each holds one replica."""
+def two_nodes() -> Iterator[list[Node]]:
+    """Two nodes with one processor each, so that each holds one replica; all that the list then holds are killed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    second = cluster.add_node(**NODE)
-    ray.init(address=cluster.address, log_to_driver=False)
+    nodes = [Node()]
+
+    def join() -> bool:
+        try:
+            ray.init(address=nodes[0].address, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError):
+            return False
+        return True
+
     try:
-        yield cluster, second
-    finally:
+        wait_until(join, "the first node")
+        nodes.append(Node(nodes[0].address))
+        wait_until(lambda: ray.cluster_resources().get("CPU") == 2, "the second node")
+        yield nodes
         serve.shutdown()
+    finally:
         ray.shutdown()
-        cluster.shutdown()
+        for node in reversed(nodes):
+            node.kill()
 
 
-def faults(cluster: Cluster, second: Any, servers: list[Server]) -> Iterator[tuple[str, Callable[[], float]]]:
+def faults(nodes: list[Node], servers: list[Server]) -> Iterator[tuple[str, Callable[[], float]]]:
     """(name, what kills and gives the seconds until all is there again)."""
 
     def someone_new(before: set[int]) -> bool:
@@ -229,8 +262,8 @@ def faults(cluster: Cluster, second: Any, servers: list[Server]) -> Iterator[tup
 
     def kill_node() -> float:
         before = set(replicas())
-        cluster.remove_node(second, allow_graceful=False)
-        cluster.add_node(**NODE)
+        nodes.pop().kill()
+        nodes.append(Node(nodes[0].address))
         return wait_until(lambda: someone_new(before), "a new replica")
 
     def kill_server() -> float:
@@ -275,10 +308,10 @@ HEAD = ["killed", "answered", "not answered", "sent again", "median s", "slowest
 def measure(options: argparse.Namespace, folder: Path) -> str:
     """The report, as Markdown."""
     photo = photo_file(430, 430)
-    with two_nodes() as (cluster, second):
-        servers = [Server(cluster.address, folder / "a", "--replicas", "2")]
+    with two_nodes() as nodes:
+        servers = [Server(nodes[0].address, folder / "a", "--replicas", "2")]
         wait_until(servers[0].is_ready, "the first server")
-        servers.append(Server(cluster.address, folder / "b"))
+        servers.append(Server(nodes[0].address, folder / "b"))
         wait_until(lambda: all(server.is_ready() for server in servers) and running() == 2, "two servers")
         load = Load(servers, photo, options.clients)
         rows, seen, lost = [], 0, 0
@@ -291,10 +324,10 @@ def measure(options: argparse.Namespace, folder: Path) -> str:
             seen, lost = len(load.done), len(load.failed)
 
         end_phase("nothing", None)
-        for name, kill in faults(cluster, second, servers):
+        for name, kill in faults(nodes, servers):
             end_phase(name, kill())
         load.stop()
-        calm = Server(cluster.address, folder / "calm")
+        calm = Server(nodes[0].address, folder / "calm")
         wait_until(calm.is_ready, "a fresh server")
         worst = [largest_difference(each, ask([calm], 0, each.name, photo)) for each in load.done]
         for server in (*servers, calm):

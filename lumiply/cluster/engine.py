@@ -156,7 +156,10 @@ class RayEngine:
                 waiting = [journey for journey in self._open.values() if not journey.started]
             if waiting and self._is_up():
                 for journey in waiting:
-                    journey.report(Progress("queued", 0, 0))
+                    try:
+                        journey.report(Progress("queued", 0, 0))
+                    except BaseException as error:  # of the progress callback
+                        journey.fail(error)
 
 
 class _Journey:

@@ -61,6 +61,26 @@ class Watch:
             self.began.set()
 
 
+class Silent:
+    """A handle of an application without replicas, until it is cancelled."""
+
+    def __init__(self) -> None:
+        self._cancelled = threading.Event()
+
+    def options(self, **options: object) -> Silent:
+        return self
+
+    def remote(self, call: object) -> Silent:
+        return self
+
+    def __iter__(self) -> Iterator[Progress]:
+        self._cancelled.wait(WAIT)
+        return iter(())
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+
 def test_it_is_an_engine_that_says_what_its_replicas_are(engine):
     assert isinstance(engine, Engine)
     assert (engine.info.model, engine.info.fingerprint, engine.info.parallel) == ("nano", "nano-0", 2)
@@ -117,6 +137,8 @@ def test_an_error_in_the_callback_ends_that_render_alone(engine):
 
 
 def test_a_render_whose_replica_is_killed_gives_the_same_pictures(engine):
+    from lumiply.cluster.start import is_up
+
     expected = engine.submit(PHOTO, ["blue"], steps=200).result(WAIT)["blue"]
     watch = Watch()
     future = engine.submit(PHOTO, ["blue"], steps=200, progress=watch)
@@ -126,7 +148,24 @@ def test_a_render_whose_replica_is_killed_gives_the_same_pictures(engine):
         os.kill(pid, signal.SIGKILL)
     assert future.result(WAIT)["blue"].tobytes() == expected.tobytes()
     assert [p.step for p in watch.seen if p.stage == "denoise"].count(1) >= 2  # begun anew
-    wait_until(lambda: len(replica_pids() - killed) == 2)
+
+    def replaced() -> bool:
+        assert is_up()  # a server that joins now must not take it for gone
+        return len(replica_pids() - killed) == 2
+
+    wait_until(replaced)
+
+
+def test_what_waits_for_a_replica_hears_that_it_waits(engine, monkeypatch):
+    monkeypatch.setattr("lumiply.cluster.engine.LOOK_S", 0.01)
+    heard, other = Watch(), type(engine)(
+        Silent(), engine.info, queue_size=1, is_up=lambda: True, disconnect=lambda: None
+    )  # fmt: skip
+    future = other.submit(PHOTO, ["red"], progress=heard)
+    wait_until(lambda: len(heard.seen) >= 2)
+    assert {now.stage for now in heard.seen} == {"queued"}
+    other.close()
+    assert isinstance(future.exception(WAIT), EngineClosedError)
 
 
 def test_a_replica_with_other_weights_is_not_listened_to(engine):

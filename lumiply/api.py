@@ -30,11 +30,15 @@ _current = _Current()
 
 
 def build_engine(settings: Settings) -> Engine:
-    """A new in-process engine, loaded. Imports the model packages, which takes seconds.
+    """A new engine, loaded: in this process, or over Ray, as the settings say. Imports what it needs for seconds.
 
     Raises:
         WeightsError, SettingsError: it cannot be had.
     """
+    if settings.engine == "ray":
+        from lumiply.cluster.start import connect
+
+        return connect(settings)
     from lumiply.engine import start
 
     return start.initialize_engine(settings)

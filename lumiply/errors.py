@@ -36,7 +36,7 @@ next step.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 
 class LumiplyError(Exception):
@@ -44,6 +44,17 @@ class LumiplyError(Exception):
 
     code = "error"
     status = 500
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by what it holds: the arguments of a constructor are not kept, and its sentence is made."""
+        return _revive, (type(self), self.args, self.__dict__)
+
+
+def _revive(kind: type[LumiplyError], args: tuple[Any, ...], fields: dict[str, Any]) -> LumiplyError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class UserError(LumiplyError):

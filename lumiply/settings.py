@@ -135,6 +135,16 @@ def _origins() -> Kind:
     return Kind(read, "origins such as https://example.com divided by commas, or *, or empty for none")
 
 
+def _replicas() -> Kind:
+    def read(value: Any) -> str:
+        found = re.fullmatch(r"([1-9][0-9]{0,3})(?:\.\.([1-9][0-9]{0,3}))?", str(value).strip())
+        if found is None or int(found[1]) > int(found[2] or found[1]):
+            raise ValueError(value)
+        return found[0]
+
+    return Kind(read, "a number such as 4, or least..most such as 1..8")
+
+
 def _optional(kind: Kind) -> Kind:
     def read(value: Any) -> Any:
         return None if value is None or value == "" else kind.read(value)
@@ -283,6 +293,21 @@ class Settings:
     cache_dir: Path = _setting(
         Path("~/.cache/lumiply"), _path(), "Folder in which compiled code is kept for the next start."
     )
+    engine: str = _setting(
+        "local",
+        _choice("local", "ray"),
+        "Where renders happen: local (in this process), or ray (on the replicas of a Ray cluster).",
+    )
+    ray_address: str | None = _setting(
+        None,
+        _optional(_pattern(r"auto|[A-Za-z0-9.-]+:[0-9]{1,5}", "auto or host:port")),
+        "Ray cluster to join, from one of its machines; empty starts Ray on this machine alone.",
+    )
+    replicas: str | None = _setting(
+        None,
+        _optional(_replicas()),
+        "Replicas of the model on the Ray cluster; empty takes the application as it runs, or one.",
+    )
     log_level: str = _setting(
         "info", _choice("debug", "info", "warning", "error"), "Least important messages that are logged."
     )
@@ -391,4 +416,14 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise SettingsError(
             "device=cpu and precision=float16 contradict each other: processors compute half precision slowly and"
             " with holes. Set LUMIPLY_PRECISION to auto, float32 or bfloat16."
+        )
+    if settings.engine == "local" and (settings.replicas or settings.ray_address):
+        name = "replicas" if settings.replicas else "ray_address"
+        raise SettingsError(
+            f"engine=local and {name} contradict each other. Set LUMIPLY_ENGINE=ray, or unset {PREFIX}{name.upper()}."
+        )
+    if settings.engine == "ray" and ":" in settings.device:
+        raise SettingsError(
+            f"engine=ray and device={settings.device} contradict each other: Ray chooses each replica's GPU."
+            " Set LUMIPLY_DEVICE to auto, cuda or cpu."
         )

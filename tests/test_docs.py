@@ -168,6 +168,14 @@ def _pip(words: list[str], client: FlaskClient, monkeypatch: pytest.MonkeyPatch)
     assert set(re.findall(r"\[(\w+)\]", " ".join(words))) <= set(extras), words
 
 
+def _ray(words: list[str], client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert words[:2] == ["ray", "start"], words
+
+
+def _serve(words: list[str], client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert words[1] == "deploy" and (ROOT / words[2]).is_file(), words
+
+
 HANDLERS: dict[str, Callable[[list[str], FlaskClient, pytest.MonkeyPatch], None]] = {
     "lumiply": _lumiply,
     "curl": _curl,
@@ -175,6 +183,8 @@ HANDLERS: dict[str, Callable[[list[str], FlaskClient, pytest.MonkeyPatch], None]
     "make": _make,
     "python": _python,
     "pip": _pip,
+    "ray": _ray,
+    "serve": _serve,
 }
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
@@ -22,8 +22,8 @@ from lumiply.settings import PREFIX, Settings
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def setting_options(*names: str) -> Callable[[Command], Command]:
-    """Options `--name` for these settings. Absent ones arrive as None, for `Settings.from_env`."""
+def setting_options(*names: str, flags: Mapping[str, str] | None = None) -> Callable[[Command], Command]:
+    """Options `--name` for these settings, or as `flags` says. Absent ones are None, for `Settings.from_env`."""
     fields = {field.name: field for field in dataclasses.fields(Settings)}
 
     def decorate(command: Command) -> Command:
@@ -31,7 +31,7 @@ def setting_options(*names: str) -> Callable[[Command], Command]:
             field = fields[name]
             default = "" if field.default is None else f"; default: {field.default}"
             help = f"{field.metadata['help']}  [{PREFIX}{name.upper()}{default}]"
-            flag = f"--{name.replace('_', '-')}"
+            flag = (flags or {}).get(name, f"--{name.replace('_', '-')}")
             command = click.option(flag, name, metavar=_metavar(str(field.type)), help=help)(command)
         return command
 

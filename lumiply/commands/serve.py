@@ -19,8 +19,10 @@ from lumiply.settings import Settings
 @click.command()
 @setting_options(
     "host", "port", "results_dir", "public_url", "tunnel", "device", "precision", "model", "ckpt_dir",
-    "adaptors_dir", "seed", "steps", "preset", "compile", "max_batch", "queue_size", "log_level",
+    "adaptors_dir", "seed", "steps", "preset", "compile", "max_batch", "queue_size", "engine", "replicas",
+    "log_level",
 )  # fmt: skip
+@setting_options("ray_address", flags={"ray_address": "--address"})
 def serve(**options: Any) -> None:
     """Answer HTTP requests until Ctrl-C.
 

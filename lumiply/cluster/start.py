@@ -1,0 +1,150 @@
+"""From settings to an engine over Ray: connect, see that the application runs, ask what it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from lumiply.engine.protocol import Engine
+from lumiply.errors import EngineClosedError, SettingsError
+from lumiply.settings import Settings
+
+try:
+    # Ray reports its use to its makers unless told otherwise, before it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+except ImportError as exc:
+    raise SettingsError(
+        "engine=ray needs Ray, which is not installed. Run `pip install 'lumiply[cluster]'`, or unset LUMIPLY_ENGINE."
+    ) from exc
+
+from lumiply.cluster.deployment import APPLICATION, DEPLOYMENT, application, replica_range, wants_gpu
+from lumiply.cluster.engine import RayEngine
+
+log = logging.getLogger(__name__)
+
+#: Seconds that the first replica is given to load; the published weights take about 20 s from a warm disk.
+FIRST_REPLICA_S: Final = 1800.0
+
+#: Unhealthy means that a replica died and Serve is replacing it.
+_UP: Final = (ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
+
+
+class _Connection:
+    """This process's one connection to Ray, shared by engines: a new one may be there before the old one closes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._started_here = False
+
+    def open(self, address: str | None) -> None:
+        with self._lock:
+            if self._users == 0 and not ray.is_initialized():
+                self._connect(address)
+                self._started_here = address is None
+            self._users += 1
+
+    def _connect(self, address: str | None) -> None:
+        try:
+            if address is None:
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    logging_level=logging.WARNING,
+                    _node_ip_address="127.0.0.1",  # nobody else is to reach it
+                )
+            else:
+                ray.init(address=address, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as exc:
+            raise SettingsError(
+                f"no Ray cluster answers at {address or 'this machine'}: {str(exc).splitlines()[0]}"
+                " Start one with `ray start --head`, or leave --address away to start Ray here."
+            ) from exc
+
+    def close(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._started_here:
+                serve.shutdown()
+                ray.shutdown()
+                self._started_here = False
+
+
+_connection = _Connection()
+
+
+def connect(settings: Settings, load: Callable[[], Engine] | None = None) -> RayEngine:
+    """The engine over Ray. Returns once a replica is loaded.
+
+    Without `settings.ray_address`, Ray is started on this machine, and ends with the engine. Otherwise the
+    application that runs there is used; it is started if there is none, changed if `settings.replicas` is given,
+    and left running.
+
+    Args:
+        load: loads a replica's engine; from the settings by default.
+
+    Raises:
+        SettingsError: no cluster answers, or it has no GPU and one is asked for.
+        EngineClosedError: no replica could be brought up.
+    """
+    _connection.open(settings.ray_address)
+    try:
+        if settings.replicas is not None or not is_up():
+            deploy(settings, load)
+        handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
+        info = handle.info.remote().result(timeout_s=FIRST_REPLICA_S)
+    except BaseException:
+        _connection.close()
+        raise
+    return RayEngine(
+        handle,
+        replace(info, device=f"{info.device}, replicas over Ray"),
+        queue_size=settings.queue_size,
+        is_up=is_up,
+        disconnect=_connection.close,
+    )
+
+
+def deploy(settings: Settings, load: Callable[[], Engine] | None = None) -> None:
+    """Bring the application up as the settings say, or change it to that, and wait until it is.
+
+    Raises:
+        SettingsError: a GPU is asked for and the cluster has none.
+        EngineClosedError: no replica could be brought up.
+    """
+    resources = ray.cluster_resources()
+    needed, kind = replica_range(settings.replicas)[0], "GPU" if wants_gpu(settings) else "CPU"
+    if settings.device == "cuda" and not resources.get("GPU"):
+        raise SettingsError("device=cuda is asked for and the cluster has no GPU; set LUMIPLY_DEVICE=auto")
+    if resources.get(kind, 0) < needed:
+        log.warning(
+            "%d replicas are asked for and the cluster has %g %ss: it waits until machines join it",
+            needed, resources.get(kind, 0), kind,
+        )  # fmt: skip
+    serve.start(proxy_location="Disabled")  # the server itself speaks HTTP
+    try:
+        serve.run(application(settings, load), name=APPLICATION, route_prefix=None)
+    except RuntimeError as exc:
+        raise EngineClosedError(f"no replica could be brought up: {_why() or exc}") from exc
+
+
+def is_up() -> bool:
+    """Whether Ray Serve runs the application, or is bringing it, or some of its replicas, up."""
+    try:
+        found = serve.status().applications.get(APPLICATION)
+    except Exception as exc:  # whatever Ray says of a cluster that is not there
+        log.warning("the cluster does not answer: %s", exc)
+        return False
+    return found is not None and found.status in _UP
+
+
+def _why() -> str:
+    found = serve.status().applications.get(APPLICATION)
+    return " ".join(found.message.split())[-500:] if found is not None else ""

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
@@ -41,13 +42,15 @@ class _Connection:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # Ray's processes die with the thread that started them, so that thread stays.
+        self._thread = ThreadPoolExecutor(1, "lumiply-ray")
         self._users = 0
         self._started_here = False
 
     def open(self, address: str | None) -> None:
         with self._lock:
             if self._users == 0 and not ray.is_initialized():
-                self._connect(address)
+                self._thread.submit(self._connect, address).result()
                 self._started_here = address is None
             self._users += 1
 
@@ -58,7 +61,7 @@ class _Connection:
                     address="local",
                     include_dashboard=False,
                     logging_level=logging.WARNING,
-                    _node_ip_address="127.0.0.1",  # nobody else is to reach it
+                    _node_ip_address="127.0.0.1",
                 )
             else:
                 ray.init(address=address, logging_level=logging.WARNING)

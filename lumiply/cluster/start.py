@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
+import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
@@ -37,6 +41,23 @@ FIRST_REPLICA_S: Final = 1800.0
 _UP: Final = (ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
 
 
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Give the process its own SIGTERM handler back, whichever thread this is.
+
+    Ray puts in one that aborts the process three seconds after the signal, whatever still has to be finished.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    libc, former = ctypes.CDLL(None), ctypes.create_string_buffer(512)  # more than a `struct sigaction` takes
+    libc.sigaction(signal.SIGTERM, None, former)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, former, None)
+
+
 class _Connection:
     """This process's one connection to Ray, shared by engines: a new one may be there before the old one closes."""
 
@@ -55,6 +76,10 @@ class _Connection:
             self._users += 1
 
     def _connect(self, address: str | None) -> None:
+        with _sigterm_kept():
+            self._init(address)
+
+    def _init(self, address: str | None) -> None:
         try:
             if address is None:
                 ray.init(

@@ -299,7 +299,7 @@ def report(options: argparse.Namespace) -> str:
     lines = [
         "# How many GPUs for how many users (simulated)",
         "",
-        f"{datetime.date.today()}, commit {commit()}. Command: `python -m benchmarks.scaling`.",
+        f"{datetime.date.today()}, commit {commit()}. Command: `python -m benchmarks.scaling --jobs {options.jobs}`.",
         "",
         (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].strip(),
         "",

@@ -104,7 +104,8 @@ def application(settings: Settings, load: Callable[[], Engine] | None = None) ->
         **scale,
         ray_actor_options={"num_gpus": 1} if gpu else {"num_cpus": cpu_share(most)},
         max_ongoing_requests=parallel + 1,  # and one more, so that it never idles
-        max_queued_requests=settings.queue_size,
+        # Each server counts for itself (RayEngine). Serve counts late: what it has yet to place, or to take back.
+        max_queued_requests=2 * (settings.queue_size + most * parallel),
         user_config={"replicas": most},
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=DRAIN_S,

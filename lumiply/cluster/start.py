@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
+import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
@@ -36,29 +41,52 @@ FIRST_REPLICA_S: Final = 1800.0
 _UP: Final = (ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
 
 
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Give the process its own SIGTERM handler back, whichever thread this is.
+
+    Ray puts in one that aborts the process three seconds after the signal, whatever still has to be finished.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    libc, former = ctypes.CDLL(None), ctypes.create_string_buffer(512)  # more than a `struct sigaction` takes
+    libc.sigaction(signal.SIGTERM, None, former)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, former, None)
+
+
 class _Connection:
     """This process's one connection to Ray, shared by engines: a new one may be there before the old one closes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # Ray's processes die with the thread that started them, so that thread stays.
+        self._thread = ThreadPoolExecutor(1, "lumiply-ray")
         self._users = 0
         self._started_here = False
 
     def open(self, address: str | None) -> None:
         with self._lock:
             if self._users == 0 and not ray.is_initialized():
-                self._connect(address)
+                self._thread.submit(self._connect, address).result()
                 self._started_here = address is None
             self._users += 1
 
     def _connect(self, address: str | None) -> None:
+        with _sigterm_kept():
+            self._init(address)
+
+    def _init(self, address: str | None) -> None:
         try:
             if address is None:
                 ray.init(
                     address="local",
                     include_dashboard=False,
                     logging_level=logging.WARNING,
-                    _node_ip_address="127.0.0.1",  # nobody else is to reach it
+                    _node_ip_address="127.0.0.1",
                 )
             else:
                 ray.init(address=address, logging_level=logging.WARNING)

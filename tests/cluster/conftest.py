@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lumiply.server.slot import EngineSlot
 from lumiply.settings import Settings
 from tests.server.nano_server import build
 
@@ -26,6 +27,8 @@ def cluster(settings: Settings) -> Iterator[Settings]:
         pytest.importorskip("ray.serve", reason="needs lumiply[cluster]")
     from lumiply.cluster.start import connect
 
-    engine = connect(settings, build)
+    slot = EngineSlot()
+    slot.load(lambda: connect(settings, build)).join()  # as a server does: on a thread that ends
+    slot.get()
     yield settings
-    engine.close()
+    slot.close()

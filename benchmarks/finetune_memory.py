@@ -26,7 +26,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.full_model import filled_model
-from benchmarks.parity import commit
+from benchmarks.provenance import commit
 from cldm import ControlLDM, ControlLDMParams
 from lumiply.colors import COLORS
 from lumiply.config import config_path, load_config

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.provenance import commit
 from lumiply.files import write_whole
 
 
@@ -88,19 +88,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-
-
-def commit() -> str:
-    """Of the working tree; a machine without git may be told in the variable COMMIT."""
-    if os.environ.get("COMMIT"):
-        return os.environ["COMMIT"]
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return "unknown"
-    return answer.stdout.strip() or "unknown"
 
 
 class Results:

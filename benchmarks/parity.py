@@ -11,7 +11,6 @@ import argparse
 import datetime
 import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.full_model import filled_model
+from benchmarks.provenance import commit
 from cldm import ControlLDM
 from ldm.sampling import sample_ddim
 from lumiply.colors import COLORS
@@ -124,13 +124,6 @@ def check_speed(device: str, repeats: int = 5) -> list[str]:
             f"| {memory:.1f} GB | {verdict} |"
         )
     return rows
-
-
-def commit() -> str:
-    answer = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return answer.stdout.strip() or "unknown"
 
 
 def main() -> None:

@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.measure import commit, table
+from benchmarks.measure import table
+from benchmarks.provenance import commit
 
 RESULTS: Final = Path(__file__).parent / "results"
 #: Written by `python -m benchmarks.cluster_throughput` and `python -m benchmarks`, where they have run.

@@ -16,7 +16,6 @@ import multiprocessing
 import platform
 import socket
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -32,6 +31,7 @@ import werkzeug
 from PIL import Image
 from werkzeug.serving import make_server
 
+from benchmarks.provenance import commit
 from lumiply import client
 from lumiply.server import FlaskServerThread, create_app
 from lumiply.settings import Settings
@@ -164,13 +164,10 @@ def main() -> None:
     parser.add_argument("--slow", type=int, nargs="*", default=[0, 200, 700])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
     lines = [
         "# waitress and Werkzeug with slow clients",
         "",
-        f"{datetime.date.today()}, commit {commit}, {psutil.cpu_count()} CPU cores, Python"
+        f"{datetime.date.today()}, commit {commit()}, {psutil.cpu_count()} CPU cores, Python"
         f" {platform.python_version()}, waitress {version(waitress)}, Werkzeug {version(werkzeug)}. Command:"
         " `python -m benchmarks.servers`.",
         "",

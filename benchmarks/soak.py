@@ -38,6 +38,7 @@ import schemathesis
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from benchmarks.provenance import commit
 from benchmarks.servers import SlowClients, timed
 from lumiply import client
 from lumiply.colors import COLORS
@@ -485,13 +486,10 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
     lines = [
         "# The server under load and under attack",
         "",
-        f"{datetime.date.today()}, commit {commit}, {psutil.cpu_count()} CPU cores shared with other work, Python"
+        f"{datetime.date.today()}, commit {commit()}, {psutil.cpu_count()} CPU cores shared with other work, Python"
         f" {platform.python_version()}. Command: `{' '.join(['python -m benchmarks.soak', *options.proofs])}`.",
         "",
         NOTE,

@@ -25,7 +25,14 @@ from ray.serve.handle import DeploymentHandle
 
 from lumiply.cluster.replica import Pictures, RenderCall, Said
 from lumiply.colors import in_palette_order
-from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, Progress, ProgressCallback
+from lumiply.engine.protocol import (
+    DEFAULT_SEED,
+    MOST_STEPS,
+    EngineInfo,
+    Progress,
+    ProgressCallback,
+    require_seed,
+)
 from lumiply.errors import (
     BusyError,
     EngineClosedError,
@@ -41,8 +48,6 @@ log = logging.getLogger(__name__)
 ATTEMPTS: Final = 3
 #: Seconds between two looks at the cluster while something waits for it.
 LOOK_S: Final = 5.0
-LARGEST_SEED: Final = 2**63 - 1
-MOST_STEPS: Final = 1000
 
 #: The replica is gone, with its process or its machine. A request that Serve took back, not we, means the same.
 _LOST: Final = (
@@ -130,8 +135,7 @@ class RayEngine:
             raise UserError(f"preset must be one of {', '.join(self._info.presets)}, not {preset!r}")
         if steps is not None and not 1 <= steps <= MOST_STEPS:
             raise UserError(f"steps must be from 1 to {MOST_STEPS}, got {steps}")
-        if not 0 <= seed <= LARGEST_SEED:
-            raise UserError(f"the seed must be from 0 to {LARGEST_SEED}, got {seed}")
+        require_seed(seed)
 
     def close(self, timeout: float | None = None) -> None:
         """See `Engine.close`. The application goes on, unless Ray was started for this engine alone."""

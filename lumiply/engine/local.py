@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final
 
 import torch
 from PIL import Image
@@ -25,7 +24,7 @@ from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.memory import BatchLimit
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
-from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback
+from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
 from lumiply.engine.render import Pictures, Render
 from lumiply.errors import (
     BusyError,
@@ -38,9 +37,6 @@ from lumiply.errors import (
 from lumiply.weights import Adaptor
 
 log = logging.getLogger(__name__)
-
-#: `torch.Generator.manual_seed` takes no larger one.
-LARGEST_SEED: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -133,8 +129,7 @@ class LocalEngine:
             raise UserError("no colour was asked for; name at least one of the seven")
         self._pipeline.palette.select(wanted)
         sampling = choose_sampling(preset, steps, self._default, self._pipeline.schedule.timesteps)
-        if not 0 <= seed <= LARGEST_SEED:
-            raise UserError(f"the seed must be from 0 to {LARGEST_SEED}, got {seed}")
+        require_seed(seed)
         render = Render(photo, wanted, seed, sampling, progress)
         self._put(render)
         return render.future

@@ -10,7 +10,12 @@ from typing import Final, Literal, Protocol, runtime_checkable
 from PIL import Image
 
 from lumiply.colors import COLORS
+from lumiply.errors import UserError
 
+#: `torch.Generator.manual_seed` takes no larger one.
+LARGEST_SEED: Final = 2**63 - 1
+#: Denoising steps of a render: as many as the schedule has timesteps.
+MOST_STEPS: Final = 1000
 #: The seed of a request that names none. Any fixed number will do: the same photo then gives the same result.
 DEFAULT_SEED: Final = 42
 
@@ -68,6 +73,16 @@ class EngineInfo:
     colors: tuple[str, ...] = COLORS
     parallel: int = 1
     presets: Mapping[str, int] = field(default_factory=dict)
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        UserError: it is not from 0 to `LARGEST_SEED`.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"the seed must be from 0 to {LARGEST_SEED}, got {seed}")
 
 
 @runtime_checkable

@@ -10,10 +10,10 @@ from flask import Blueprint, Response, jsonify, render_template, request
 from markupsafe import Markup, escape
 
 from lumiply.colors import COLORS
+from lumiply.engine.protocol import LARGEST_SEED, MOST_STEPS
 from lumiply.server.auth import SIGNATURE_QUERY, TOKEN_QUERY
 from lumiply.server.site import RESULTS_PATH, Site, current_site
 from lumiply.server.store import JOB_ID_PATTERN, PUBLIC_NAMES
-from lumiply.server.views import LARGEST_SEED, MOST_STEPS
 from lumiply.settings import Settings
 from lumiply.version import __version__
 

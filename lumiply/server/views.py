@@ -10,6 +10,7 @@ from flask import Blueprint, g, request
 from werkzeug.exceptions import RequestTimeout
 
 from lumiply.colors import in_palette_order, require_color
+from lumiply.engine.protocol import LARGEST_SEED, MOST_STEPS
 from lumiply.errors import InvalidFieldError, MissingFieldError
 from lumiply.server.order import Order
 from lumiply.server.site import Site, current_site
@@ -19,9 +20,6 @@ process = Blueprint("process", __name__)
 
 #: In the WSGI environment: when the request's first byte came, in seconds since 1970. Our server sets it.
 BEGAN: Final = "lumiply.began"
-
-LARGEST_SEED: Final = 2**63 - 1
-MOST_STEPS: Final = 1000
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,28 @@ def test_the_loss_of_pictures_is_least_at_the_truth_and_weighs_dark_and_bright_r
     assert by_picture[1] == pytest.approx(float(by_picture[0]), rel=0.2)
 
 
+@pytest.mark.parametrize("pictures", [False, True])
+def test_a_compiled_stage_runs_what_the_compiler_made_and_validates_without_it(
+    model, batch, monkeypatch, pictures
+):
+    ran = []
+
+    def compile_(function, **options):
+        assert options == {"dynamic": False}
+        return lambda *args: (ran.append(function.__name__), function(*args))[1]
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    stage = BaseStage(model, Budget(1), objective=Objective(pictures=pictures, compiled=True))
+    for log in ("log", "log_dict"):
+        monkeypatch.setattr(stage, log, lambda *args, **kwargs: None)
+    stage.train().training_step(batch, 0).backward()
+    assert set(ran) == {"latents", "predict_v", "light"} | ({"decode"} if pictures else set())
+    ran.clear()
+    with torch.no_grad():
+        stage.eval().validation_step(batch, 0)
+    assert ran == []  # other sizes and no gradients would have it compile again
+
+
 def test_adaptors_train_the_light_encoder_as_well_as_the_light_decoder(model, pool, monkeypatch):
     colors = seven_colors("cpu")[1:3]
     stage = AdaptorStage(model, colors, Budget(1))

@@ -12,7 +12,7 @@ Notation: B rooms, 3 linear RGB channels, H x W pixels. Everything here is pure 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -164,7 +164,18 @@ def normalise_layers(
 
     Both ambient layers are scaled by the same factor, so the empty room stays comparable. The lamp's highlights
     above 1 are compressed, see `compress_highlights`; that leaves the mean unchanged.
+
+    Raises:
+        ValueError: `lamp_target` is not between 0 and 1.
     """
+    scaled = scale_layers(layers, ambient_target, lamp_target)
+    return replace(scaled, lamp=compress_highlights(scaled.lamp))
+
+
+def scale_layers(
+    layers: LayerBatch, ambient_target: Tensor | float, lamp_target: float = LAMP_TARGET
+) -> LayerBatch:
+    """`normalise_layers` without the compression: a factor a room and a light."""
     if not 0.0 < lamp_target < 1.0:
         raise ValueError(
             f"lamp_target is a mean of values up to 1, so it lies between 0 and 1; got {lamp_target}"
@@ -174,7 +185,7 @@ def normalise_layers(
     return LayerBatch(
         ambient=layers.ambient * by_ambient,
         ambient_without_lamp=layers.ambient_without_lamp * by_ambient,
-        lamp=compress_highlights(layers.lamp * by_lamp),
+        lamp=layers.lamp * by_lamp,
         lamp_alpha=layers.lamp_alpha,
         lamp_flat=layers.lamp_flat,
     )

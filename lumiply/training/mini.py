@@ -40,6 +40,8 @@ MODEL_FILE: Final = "lumiply_mini.safetensors"
 VALIDATION_SEED: Final = 7
 #: Share of the autoencoder's budget that is spent on crops.
 CROPPED_SHARE: Final = 0.6
+#: Pairs that the diffusion stages learn from: half of them show part of the room.
+VARIED: Final = PairOptions(zoomed=0.5)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class MiniTraining:
     def base(self) -> None:
         """Train everything but the first stage to predict lit latents."""
         objective = Objective(last_share=0.75, compiled=self.plan.compiled)
-        self.fit(BaseStage(self.model, self.budget("base"), objective=objective), "base", PairOptions())
+        self.fit(BaseStage(self.model, self.budget("base"), objective=objective), "base", VARIED)
         self.save_model()
 
     def refine(self) -> None:
@@ -147,7 +149,7 @@ class MiniTraining:
         """
         objective = Objective(pictures=True, last_share=0.875, compiled=self.plan.compiled)
         stage = BaseStage(self.model, self.budget("refine"), learning_rate=3e-4, objective=objective)
-        self.fit(stage, "refine", PairOptions())
+        self.fit(stage, "refine", VARIED)
         self.save_model()
 
     def adaptors(self) -> None:
@@ -178,7 +180,7 @@ class MiniTraining:
         train = PairDataset(
             self.pool, plan.batch[name], seed=plan.seed, options=options, refresh_every=50, fixed_colors=fixed
         )
-        whole = replace(options, crop=None)
+        whole = replace(options, crop=None, zoomed=0.0)
         check = PairDataset(
             self.held_out, 48, seed=VALIDATION_SEED, options=whole, length=1, fixed_colors=fixed
         )

@@ -7,11 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lumiply.colors import COLORS, LAMP_RGB
-from lumiply.synth.compose import AMBIENT_TARGET_DAY, AMBIENT_TARGET_NIGHT, LayerBatch, compose
+from lumiply.synth.compose import (
+    AMBIENT_TARGET_DAY,
+    AMBIENT_TARGET_NIGHT,
+    LayerBatch,
+    compose,
+    normalise_layers,
+)
 from lumiply.training.pool import RoomPool
 
 
@@ -45,6 +52,8 @@ class PairOptions:
         recolor: share of rooms whose materials change colour, by exchanging the channels of every layer.
         tint: standard deviation of the daylight's colour, in natural logarithms a channel.
         flip: mirror left and right at random. Never up and down: rooms have floors.
+        zoomed: share of rooms of which a window around the lamp is shown, stretched to the whole picture.
+        least_window: least side of that window, as a share of the picture's; width and height are drawn apart.
     """
 
     colors_per_batch: int = 8
@@ -56,6 +65,8 @@ class PairOptions:
     crop: int | None = None
     recolor: float = 0.5
     tint: float = 0.2
+    zoomed: float = 0.0
+    least_window: float = 0.6
 
 
 def seven_colors(device: torch.device | str) -> Tensor:
@@ -121,7 +132,7 @@ def draw_pairs(
     generator: torch.Generator,
     fixed_colors: Tensor | None = None,
 ) -> PairBatch:
-    """Compose one pair a room; `layers` as `RoomPool.layers` gives them (ambient median luminance 1)."""
+    """Compose one pair a room; `layers` as `RoomPool.layers` gives them."""
     device, batch = layers.ambient.device, len(layers.ambient)
 
     def uniform(low: float, high: float, count: int = batch) -> Tensor:
@@ -129,7 +140,8 @@ def draw_pairs(
 
     colors = draw_colors(options, generator) if fixed_colors is None else fixed_colors
     which = torch.arange(batch, device=device) % len(colors)
-    layers = vary_colors(layers, options, generator)
+    layers = zoom(vary_colors(layers, options, generator), options, generator)
+    layers = normalise_layers(layers, 1.0)
     pair = compose(
         layers.ambient,
         layers.ambient_without_lamp,
@@ -175,3 +187,42 @@ def vary_colors(layers: LayerBatch, options: PairOptions, generator: torch.Gener
         lamp_alpha=layers.lamp_alpha,
         lamp_flat=recolored(layers.lamp_flat),
     )
+
+
+def zoom(layers: LayerBatch, options: PairOptions, generator: torch.Generator) -> LayerBatch:
+    """Other views of the same rooms: windows that hold the lamp's middle, at the size of the whole picture."""
+    if not options.zoomed:
+        return layers
+    device, batch = layers.ambient.device, len(layers.ambient)
+
+    def uniform(count: int) -> Tensor:
+        return torch.rand(batch, count, generator=generator, device=device)
+
+    kept = uniform(1) >= options.zoomed
+    side = (options.least_window + (1.0 - options.least_window) * uniform(2)).where(
+        ~kept, torch.ones(()).to(device)
+    )
+    middle = lamp_middle(layers.lamp_alpha)
+    # the window's middle: inside the picture, and no further from the lamp's than half its side
+    low = torch.maximum(middle - side / 2, side / 2)
+    high = torch.minimum(middle + side / 2, 1.0 - side / 2)
+    centre = low + (high - low) * uniform(2)
+    turn = torch.zeros(batch, 2, 3, device=device)
+    turn[:, 0, 0], turn[:, 1, 1] = side.unbind(1)
+    turn[:, :, 2] = 2 * centre - 1
+    channels = [layers.ambient, layers.ambient_without_lamp, layers.lamp, layers.lamp_alpha, layers.lamp_flat]
+    whole = torch.cat(channels, dim=1)
+    grid = F.affine_grid(turn, list(whole.shape), align_corners=False)
+    seen = F.grid_sample(whole, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return LayerBatch(*seen.split([channel.shape[1] for channel in channels], dim=1))
+
+
+def lamp_middle(alpha: Tensor) -> Tensor:
+    """Centre of mass of coverages (b, 1, H, W) as (b, 2), x and y in [0, 1]; the picture's centre without a lamp."""
+    weight = alpha[:, 0] + 1e-6
+    x, y = weight.sum(dim=1), weight.sum(dim=2)  # b h w -> b w, b h
+    means = []
+    for profile in (x, y):
+        place = (torch.arange(profile.shape[1], device=alpha.device) + 0.5) / profile.shape[1]
+        means.append((profile * place).sum(dim=1) / profile.sum(dim=1))
+    return torch.stack(means, dim=1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lumiply.errors import UserError
-from lumiply.synth.compose import LayerBatch, normalise_layers
+from lumiply.synth.compose import LayerBatch, scale_layers
 from lumiply.synth.render import RoomLayers
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ LARGEST = 6e4
 class RoomPool:
     """Layers of many rooms as one half-precision tensor, (capacity, 13, size, size).
 
-    The ambient layers are scaled to a median luminance of 1 and the lamp to its normalised strength, so that
-    drawing a pair is a multiplication.
+    The ambient layers are scaled to a median luminance of 1 and the lamp to its normalised strength, which half
+    precision holds whatever the renderer's units; the lamp's highlights are not compressed yet.
     """
 
     def __init__(self, folder: Path, *, capacity: int, size: int, device: torch.device | str) -> None:
@@ -96,7 +96,7 @@ class RoomPool:
         kept = [(path, room) for path, room in read if room is not None]
         if not kept:
             return
-        batch = normalise_layers(LayerBatch.from_rooms([room for _, room in kept], self.device), 1.0)
+        batch = scale_layers(LayerBatch.from_rooms([room for _, room in kept], self.device), 1.0)
         parts = [batch.ambient, batch.ambient_without_lamp, batch.lamp, batch.lamp_flat, batch.lamp_alpha]
         stored = torch.cat(parts, dim=1)
         usable = torch.isfinite(stored).all(dim=(1, 2, 3)).tolist()

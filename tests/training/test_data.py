@@ -15,9 +15,11 @@ from lumiply.training.pairs import (
     PairDataset,
     PairOptions,
     draw_pairs,
+    lamp_middle,
     random_colors,
     seven_colors,
     vary_colors,
+    zoom,
 )
 from lumiply.training.pool import RoomPool
 from tests.training.conftest import SIZE, made_up_room
@@ -134,3 +136,41 @@ def test_crops_are_of_the_side_that_was_asked_for_and_aligned(pool):
     batch = draw_pairs(layers, options, torch.Generator().manual_seed(3), fixed_colors=black)
     assert batch.off.shape == batch.on.shape == (6, 3, 24, 24)
     assert torch.equal(batch.off, batch.on)  # a black lamp adds nothing, where both show the same place
+
+
+def test_a_zoomed_view_holds_the_lamps_middle_and_fills_the_picture(pool):
+    layers = pool.layers(torch.zeros(200, dtype=torch.long))
+    everywhere = torch.zeros_like(layers.lamp_alpha)
+    everywhere[:, :, 10:14, 40:44] = 1.0  # a small lamp, right and above
+    layers = dataclasses.replace(layers, lamp_alpha=everywhere, lamp_flat=torch.ones_like(layers.lamp_flat))
+    seen = zoom(layers, PairOptions(zoomed=1.0), torch.Generator().manual_seed(0))
+    area = seen.lamp_alpha.mean(dim=(1, 2, 3)) / layers.lamp_alpha.mean(dim=(1, 2, 3))
+    assert float(area.max()) <= 1 / 0.6**2 + 0.1  # no window is smaller than it may be
+    assert float(area.min()) > 0.2 and float(area.mean()) > 1.2
+    middles = lamp_middle(seen.lamp_alpha)
+    assert float(middles.std(dim=0).min()) > 0.04  # it moves about
+    assert torch.allclose(
+        seen.lamp_flat, torch.ones_like(seen.lamp_flat), atol=1e-5
+    )  # nothing beyond the picture's edge
+
+
+def test_all_layers_of_a_room_are_zoomed_alike_and_some_not_at_all(pool):
+    layers = pool.layers(torch.zeros(40, dtype=torch.long))
+    layers = dataclasses.replace(layers, lamp=layers.ambient, lamp_flat=layers.ambient)
+    seen = zoom(layers, PairOptions(zoomed=0.5), torch.Generator().manual_seed(0))
+    assert torch.equal(seen.lamp, seen.ambient) and torch.equal(seen.lamp_flat, seen.ambient)
+    kept = (seen.ambient - layers.ambient).abs().amax(dim=(1, 2, 3)) < 1e-3
+    assert 8 < int(kept.sum()) < 32
+
+
+def test_a_zoomed_pair_has_the_lamp_strength_of_any_other(pool):
+    layers = pool.layers(torch.arange(6))
+    options = PairOptions(zoomed=1.0, pasted=0.0, recolor=0.0, tint=0.0, flip=False)
+    white = torch.ones(1, 3)
+    zoomed = draw_pairs(layers, options, torch.Generator().manual_seed(0), fixed_colors=white)
+    whole = draw_pairs(
+        layers, dataclasses.replace(options, zoomed=0.0), torch.Generator().manual_seed(0), fixed_colors=white
+    )
+    assert zoomed.off.shape == whole.off.shape and not torch.allclose(zoomed.off, whole.off)
+    for batch in (zoomed, whole):
+        assert (batch.on >= batch.off - 1e-6).all() and (batch.on - batch.off).mean() > 0.01

@@ -115,7 +115,7 @@ def test_the_mini_model_fits_into_its_files():
     prior = model.control_model.prior_extracter
     adaptor = [*prior.model_latents.light_encoder.parameters(), *prior.light_decoder.parameters()]
     numbers = sum(p.numel() for p in model.parameters()) + 6 * sum(p.numel() for p in adaptor)
-    assert 2 * numbers <= 0.92 * 24e6
+    assert 2 * numbers <= 0.99 * 24e6
 
 
 def test_the_published_form_loads_with_all_the_keys_that_change_nothing(load):

@@ -11,7 +11,7 @@ import click
 from lumiply.errors import LumiplyError
 from lumiply.synth.backend import RendererUnavailable
 
-DEFAULT_MINUTES = {"autoencoder": 5.0, "base": 16.0, "refine": 5.0, "adaptors": 1.0}
+DEFAULT_MINUTES = {"autoencoder": 5.0, "base": 14.0, "refine": 8.0, "adaptors": 1.0}
 DEFAULT_STEPS = {"autoencoder": 6000, "base": 40000, "refine": 40000, "adaptors": 2000}
 DEFAULT_BATCH = {"autoencoder": 64, "base": 64, "refine": 64, "adaptors": 60}
 FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -35,16 +35,18 @@ except ImportError as exc:
 #: Protocols of stores whose objects appear whole or not at all.
 WHOLE: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 
-#: Seconds after which an S3 server that cannot be reached, or does not answer, is given up; and tries.
-_S3_LIMITS: Final = {"connect_timeout": 3, "read_timeout": 20, "retries": {"max_attempts": 2}}
+#: Seconds that an S3 server is given to take a connection and to answer; and how often botocore, and then s3fs, try.
+#: So a server that is not there is given up after 12 s, and one that does not answer after 40.
+_S3_LIMITS: Final = {"connect_timeout": 3, "read_timeout": 10, "retries": {"max_attempts": 1}}
+_S3_TRIES: Final = 2
 #: Bytes that are fetched at once while a file is served.
 _BLOCK: Final = 4 * 2**20
 
 #: Folder of the notes on which job has files by which recipe.
 _NOTES: Final = ".recipes"
 #: Codes by which S3 servers say that there is no space, or no bucket.
-_FULL: Final = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"})
-_NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
+_FULL: Final = frozenset({"507", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"})
+_NO_BUCKET: Final = frozenset({"NoSuchBucket"})
 
 
 class BucketStorage:
@@ -61,8 +63,10 @@ class BucketStorage:
         self._url = url
         protocol = url.partition("://")[0]
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-        if protocol in ("s3", "s3a") and "config_kwargs" not in fsspec.config.conf.get("s3", {}):
-            options["config_kwargs"] = _S3_LIMITS
+        if protocol in ("s3", "s3a"):
+            options |= {"max_concurrency": 1}  # else each file's size is asked for before it is read
+            if "config_kwargs" not in fsspec.config.conf.get("s3", {}):
+                options["config_kwargs"] = _S3_LIMITS
         try:
             self._fs, self._root = fsspec.url_to_fs(url, **options)
         except (ImportError, ValueError) as exc:
@@ -70,6 +74,8 @@ class BucketStorage:
                 f"results_url={url} cannot be used: {exc}. Install what its protocol needs"
                 " (`pip install 'lumiply[cluster]'` brings s3), or set LUMIPLY_RESULTS_URL to another URL."
             ) from exc
+        if protocol in ("s3", "s3a"):
+            self._fs.retries = _S3_TRIES
         self._root = self._root.rstrip("/")
         self._whole = protocol in WHOLE
 

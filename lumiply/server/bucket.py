@@ -25,6 +25,8 @@ from lumiply.server.storage import OpenFile, Stock
 
 try:
     import fsspec
+    from fsspec.asyn import sync
+    from fsspec.exceptions import FSTimeoutError
     from fsspec.implementations.local import LocalFileSystem
 except ImportError as exc:
     raise SettingsError(
@@ -35,8 +37,9 @@ except ImportError as exc:
 #: Protocols of stores whose objects appear whole or not at all.
 WHOLE: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 
+#: Seconds that an operation may take in all.
+LIMIT_S: Final = 60.0
 #: Seconds that an S3 server is given to take a connection and to answer; and how often botocore, and then s3fs, try.
-#: So a server that is not there is given up after 12 s, and one that does not answer after 40.
 _S3_LIMITS: Final = {"connect_timeout": 3, "read_timeout": 10, "retries": {"max_attempts": 1}}
 _S3_TRIES: Final = 2
 #: Bytes that are fetched at once while a file is served.
@@ -87,7 +90,7 @@ class BucketStorage:
     def record(self, job_id: str) -> bytes:
         """See `Storage.record`."""
         with self._reading():
-            data: bytes = self._fs.cat_file(self._key(job_id, RECORD_NAME))
+            data: bytes = self._call("cat_file", self._key(job_id, RECORD_NAME))
         return data
 
     def write_record(self, job_id: str, data: bytes) -> None:
@@ -109,11 +112,11 @@ class BucketStorage:
         pairs = {self._key(source, place, name): self._key(job_id, place, name) for name in names}
         if not self._whole:
             with self._reading():
-                files = {target: self._fs.cat_file(key) for key, target in pairs.items()}
+                files = {target: self._call("cat_file", key) for key, target in pairs.items()}
             self._put(files)
             return
         with self._reading():
-            self._fs.copy(list(pairs), list(pairs.values()))
+            self._call("copy", list(pairs), list(pairs.values()))
 
     def discard(self, job_id: str, recipe: Recipe | None, names: Collection[str]) -> None:
         """See `Storage.discard`."""
@@ -186,8 +189,14 @@ class BucketStorage:
         key = self._key(f".try-{uuid.uuid4().hex}")
         self._put({key: b"lumiply"})
         with self._reading():
-            self._fs.cat_file(key)
+            self._call("cat_file", key)
         self._remove([key])
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the file system, within the time limit where it knows of one."""
+        if self._fs.async_impl:
+            return sync(self._fs.loop, getattr(self._fs, f"_{name}"), *args, timeout=LIMIT_S, **kwargs)
+        return getattr(self._fs, name)(*args, **kwargs)
 
     def _key(self, *parts: str) -> str:
         return "/".join((self._root, *parts))
@@ -201,7 +210,7 @@ class BucketStorage:
     def _put(self, files: Mapping[str, bytes]) -> None:
         with self._writing():
             if self._whole:
-                self._fs.pipe(dict(files))
+                self._call("pipe", dict(files))
                 return
             for key, data in files.items():
                 self._fs.makedirs(key.rpartition("/")[0], exist_ok=True)
@@ -209,14 +218,14 @@ class BucketStorage:
                     write_whole(Path(key), data)
                     continue
                 beside = f"{key}.{uuid.uuid4().hex}.part"
-                self._fs.pipe_file(beside, data)
+                self._call("pipe_file", beside, data)
                 self._fs.mv(beside, key)
 
     def _find(self, key: str) -> dict[str, dict[str, Any]]:
         """All files below, by key."""
         with self._reading():
             try:
-                found: dict[str, dict[str, Any]] = self._fs.find(key, detail=True)
+                found: dict[str, dict[str, Any]] = self._call("find", key, detail=True)
             except FileNotFoundError:
                 return {}
         return found
@@ -224,11 +233,11 @@ class BucketStorage:
     def _remove(self, keys: list[str]) -> None:
         with self._reading(), contextlib.suppress(FileNotFoundError):
             if self._whole and keys:
-                self._fs.rm(keys)
+                self._call("rm", keys)
                 return
             for key in keys:
                 with contextlib.suppress(FileNotFoundError):
-                    self._fs.rm_file(key)
+                    self._call("rm_file", key)
 
     # Errors
 
@@ -270,6 +279,8 @@ class BucketStorage:
                 "See that it can be reached from here (for S3 servers of your own: AWS_ENDPOINT_URL_S3)."
             )
         text = " ".join(str(exc).split())[:300] or type(exc).__name__
+        if isinstance(exc, FSTimeoutError):
+            text = f"no answer within {LIMIT_S:g} s"
         return StorageUnavailableError(f"results_url={self._url} cannot be used: {text}. {next_step}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lumiply.errors import CancelledError, ReplacedError, SettingsError
+from lumiply.errors import CancelledError, ReplacedError, SettingsError, StorageUnavailableError
 from lumiply.server.metrics import Metrics
 from lumiply.server.names import PHOTO_NAME, RECORD_NAME, output_name
 from lumiply.server.record import Failure, Recipe
@@ -309,6 +310,22 @@ def test_a_process_killed_while_it_stores_leaves_a_job_without_pictures(s3: S3Se
     assert store.colors_of("a", RECIPE) == frozenset()
     assert store.publish("a", RECIPE, FILES)
     assert {name: content(store, "a", name) for name in FILES} == FILES
+
+
+def test_a_server_that_never_answers_is_given_up(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lumiply.server.bucket.LIMIT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        store = open_store("s3://bucket/results")
+        actions: list[Callable[[], object]] = [
+            lambda: store.record("a"),
+            lambda: store.files.write_record("a", b"{}"),
+            lambda: list(store.stock()),
+            lambda: store.remove("a"),
+        ]
+        for action in actions:
+            with pytest.raises(StorageUnavailableError, match="no answer within 0.3 s"):
+                action()
 
 
 def test_a_url_of_which_nothing_can_be_made_stops_the_start() -> None:

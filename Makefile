@@ -1,6 +1,7 @@
 # make demo | test | lint | types | clean. On a bare machine this needs Python 3.10 to 3.13 and make.
 PYTHON ?= python3
 VENV := .venv
+EXTRAS ?= development
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SHIPPED := ldm cldm modi_vae lumiply
@@ -30,7 +31,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.development: $(VENV)/.run
-	$(PIP) --editable ".[development]"
+	$(PIP) --editable ".[$(EXTRAS)]"
 	touch $@
 
 clean:

@@ -19,9 +19,10 @@ from lumiply.commands.serve import describe_engine, wait, wait_for_engine
 from lumiply.errors import UserError
 from lumiply.files import write_whole
 from lumiply.images import encode_jpeg
+from lumiply.server.folder import FolderStorage
+from lumiply.server.names import SHEET_NAME
 from lumiply.server.service import Service
 from lumiply.server.slot import EngineSlot
-from lumiply.server.store import SHEET_NAME, JobStore
 from lumiply.settings import Settings
 from lumiply.sheet import contact_sheet
 
@@ -38,10 +39,12 @@ SAMPLES: Final = "sample_*.png"
 @setting_options("port", "host", "results_dir", "device", "model", "steps", "seed", "log_level")
 def demo(photo: Path | None, once: bool, **options: Any) -> None:
     """Serve, send a sample room in all seven colours, go on serving until Ctrl-C."""
-    settings = Settings.from_env(**options).replace(public_url=None, tunnel="none")
+    settings = Settings.from_env(**options).replace(public_url=None, results_url=None, tunnel="none")
     set_up_logging(settings.replace(log_level="warning") if settings.log_level == "info" else settings)
     photo = photo or find_sample()
-    JobStore(settings.results_dir).clear(JOB_ID)  # render anew: the weights may not be those of the last time
+    FolderStorage(settings.results_dir).remove(
+        JOB_ID
+    )  # render anew: the weights may not be those of the last time
     slot = EngineSlot()
     with stop_signals() as stop:
         try:
@@ -90,7 +93,7 @@ def relight_over_http(
     Raises:
         RemoteError: the server answered with an error.
     """
-    folder = JobStore(results_dir).folder(JOB_ID)
+    folder = FolderStorage(results_dir).folder(JOB_ID)
     urls: dict[str, str] = {}
     for color in tqdm(COLORS, desc=photo.name, unit="colour"):
         if stop is not None and stop.is_set():

@@ -105,7 +105,10 @@ def examine(settings: Settings, machine: Machine | None = None) -> Iterator[Find
     yield check_memory(settings, machine, variant)
     yield from check_tokens(settings)
     yield check_port(settings)
-    yield check_disk("results disk", settings.results_dir, RESULTS_GB)
+    if settings.results_url is None:
+        yield check_disk("results disk", settings.results_dir, RESULTS_GB)
+    else:
+        yield check_bucket(settings.results_url)
 
 
 def check_python(machine: Machine) -> Finding:
@@ -283,6 +286,17 @@ def check_disk(name: str, folder: Path, needed: float) -> Finding:
             name, "warning", text, "Delete something, or choose another disk with LUMIPLY_RESULTS_DIR."
         )
     return Finding(name, "ok", text)
+
+
+def check_bucket(url: str) -> Finding:
+    """Whether something can be written there, read and removed."""
+    try:
+        from lumiply.server.bucket import BucketStorage
+
+        BucketStorage(url).try_out()
+    except LumiplyError as exc:
+        return Finding("results", "problem", url, str(exc))
+    return Finding("results", "ok", f"{url} can be written, read and cleared")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@
     |-- EngineClosedError          unavailable     503
     |-- RenderTimeoutError         timeout         504
     |-- StorageFullError           storage_full    507
+    |-- StorageUnavailableError    storage_unavailable 503
     |-- RenderError                render_failed   500
     |   |-- DeviceMemoryError      out_of_memory   500
     |   `-- StuckError             stuck           500
@@ -268,6 +269,13 @@ class StorageFullError(LumiplyError):
         super().__init__(
             f"서버의 저장 공간이 부족합니다{numbers}. 잠시 후 다시 요청하거나 서버를 운영하는 분께 알려 주세요."
         )
+
+
+class StorageUnavailableError(LumiplyError):
+    """The place where results live cannot be reached, or refuses; the same request later may do."""
+
+    code = "storage_unavailable"
+    status = 503
 
 
 class CancelledError(LumiplyError):

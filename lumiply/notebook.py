@@ -186,7 +186,7 @@ def status(service: Service) -> str:
         lines.append(f"{'queue':9} {engine.queue_length} of {service.settings.queue_size}")
     else:
         lines.append(f"{'engine':9} {service.slot.state}")
-    lines += [f"{'memory':9} {memory()}", f"{'renders':9} {_last_renders(service.settings.results_dir)}"]
+    lines += [f"{'memory':9} {memory()}", f"{'renders':9} {_renders(service.settings)}"]
     return "\n".join(lines)
 
 
@@ -272,6 +272,12 @@ def grid(results: Mapping[Path, Mapping[str, Path]], *, cell: int = 320) -> list
                 pictures[color] = opened.convert("RGB")
         sheets.append(contact_sheet(pictures, cell=cell))
     return sheets
+
+
+def _renders(settings: Settings) -> str:
+    return (
+        f"stored at {settings.results_url}" if settings.results_url else _last_renders(settings.results_dir)
+    )
 
 
 def _last_renders(folder: Path, count: int = 3) -> str:

@@ -93,7 +93,7 @@ def _boolean() -> Kind:
 
 def _path() -> Kind:
     def read(value: Any) -> Path:
-        if not str(value).strip() or "\0" in str(value):
+        if not str(value).strip() or "\0" in str(value) or "://" in str(value):
             raise ValueError(value)
         return Path(value)
 
@@ -109,6 +109,25 @@ def _url() -> Kind:
         return text
 
     return Kind(read, "an http or https URL without a query, such as https://example.ngrok-free.dev")
+
+
+def _storage_url() -> Kind:
+    def read(value: Any) -> str:
+        text = str(value).strip().rstrip("/")
+        parts = urlsplit(text)
+        if (
+            not parts.scheme
+            or "://" not in text
+            or not parts.netloc + parts.path
+            or parts.query
+            or parts.fragment
+        ):
+            raise ValueError(text)
+        if parts.password is not None or any(char <= " " for char in text):
+            raise ValueError(text)
+        return text
+
+    return Kind(read, "a URL of a bucket or folder without a password, such as s3://bucket/prefix")
 
 
 def _hosts() -> Kind:
@@ -177,6 +196,11 @@ class Settings:
     )
     results_dir: Path = _setting(
         Path("images/inference"), _path(), "Folder of the results, one folder a job in it."
+    )
+    results_url: str | None = _setting(
+        None,
+        _optional(_storage_url()),
+        "Where results live instead, for several servers together; any fsspec URL (needs lumiply[cluster]).",
     )
     queue_size: int = _setting(64, _integer(1, 10_000), "Renders that may wait; one more is answered 503.")
     threads: int = _setting(
@@ -417,6 +441,8 @@ def _refuse_contradictions(settings: Settings) -> None:
             "device=cpu and precision=float16 contradict each other: processors compute half precision slowly and"
             " with holes. Set LUMIPLY_PRECISION to auto, float32 or bfloat16."
         )
+    if settings.results_url is not None:
+        _refuse_contradictions_of_url(settings)
     if settings.engine == "local" and (settings.replicas or settings.ray_address):
         name = "replicas" if settings.replicas else "ray_address"
         raise SettingsError(
@@ -426,4 +452,18 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise SettingsError(
             f"engine=ray and device={settings.device} contradict each other: Ray chooses each replica's GPU."
             " Set LUMIPLY_DEVICE to auto, cuda or cpu."
+        )
+
+
+def _refuse_contradictions_of_url(settings: Settings) -> None:
+    if settings.results_dir != Settings.results_dir:
+        raise SettingsError(
+            f"results_dir={settings.results_dir} and results_url={settings.results_url} contradict each other:"
+            " results live in one place. Unset LUMIPLY_RESULTS_DIR or LUMIPLY_RESULTS_URL."
+        )
+    if settings.secret_key is None and (settings.sign_urls or settings.callback_hosts):
+        name = "sign_urls" if settings.sign_urls else "callback_hosts"
+        raise SettingsError(
+            f"results_url={settings.results_url} and {name} need a key that all servers have, and no secret is kept"
+            " with the results. Set LUMIPLY_SECRET_KEY to the same 16 or more characters on each server."
         )

@@ -209,6 +209,10 @@ def test_the_token_is_asked_for_only_where_the_tunnel_is_wanted(
     assert len(asked) == 1 and "typed1" not in "".join(capsys.readouterr())
 
 
+def test_results_behind_a_url_are_named_in_the_state() -> None:
+    assert notebook._renders(Settings(results_url="s3://bucket/prefix")) == "stored at s3://bucket/prefix"
+
+
 def test_serving_again_closes_the_former_server_and_keeps_its_port(tmp_path: Path) -> None:
     (tmp_path / "room.png").write_bytes(photo_bytes())
     settings = Settings(port=0, results_dir=tmp_path / "inference")

@@ -19,7 +19,7 @@ _COLORS: Final = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@setting_options("host", "port", "device", "model", "ckpt_dir", "adaptors_dir", "results_dir")
+@setting_options("host", "port", "device", "model", "ckpt_dir", "adaptors_dir", "results_dir", "results_url")
 def doctor(as_json: bool, **options: Any) -> None:
     """Check this machine; say what is missing and how to get it.
 

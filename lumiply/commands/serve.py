@@ -18,7 +18,7 @@ from lumiply.settings import Settings
 
 @click.command()
 @setting_options(
-    "host", "port", "results_dir", "public_url", "tunnel", "device", "precision", "model", "ckpt_dir",
+    "host", "port", "results_dir", "results_url", "public_url", "tunnel", "device", "precision", "model", "ckpt_dir",
     "adaptors_dir", "seed", "steps", "preset", "compile", "max_batch", "queue_size", "engine", "replicas",
     "log_level",
 )  # fmt: skip

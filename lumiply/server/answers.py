@@ -12,7 +12,7 @@ from typing import Any, Final
 from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
 
-from lumiply.errors import LumiplyError, StorageFullError
+from lumiply.errors import LumiplyError, StorageFullError, StorageUnavailableError
 from lumiply.server.sentences import INTERNAL, sentence_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
     def expected(error: LumiplyError) -> Response:
         if error.status == 500:
             log.error("request failed: %s", error, exc_info=error)
+        elif isinstance(error, StorageUnavailableError):
+            log.error("%s", error)  # the operator's to mend
         response = _answer(error.status, sentence_of(error), error.code)
         if error.status == 503:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -38,7 +38,7 @@ def create_app(
         settings: the defaults if None.
         engine: what renders, or the slot in which it will stand once loaded. With None, the server says that
             it is loading for ever.
-        store: where results go; `settings.results_dir` if None.
+        store: where results go; where the settings say if None.
         sender: how callbacks leave; the standard library if None.
     """
     settings = settings or Settings()

@@ -8,10 +8,11 @@ from flask import Blueprint, g
 
 from lumiply.colors import COLORS
 from lumiply.errors import UnknownJobError
+from lumiply.server.names import PHOTO_NAME, output_name, require_job_id
 from lumiply.server.record import Failure, JobRecord, now_iso
 from lumiply.server.render import Ticket
 from lumiply.server.site import Site, current_site
-from lumiply.server.store import PHOTO_NAME, interrupted, output_name, require_job_id
+from lumiply.server.store import interrupted
 
 jobs = Blueprint("jobs", __name__)
 
@@ -62,6 +63,7 @@ def describe(site: Site, job_id: str) -> dict[str, Any]:
     recipe = tickets[0].render.recipe if tickets else record.asked if record.pending else None
     recipe = recipe or record.recipe or record.asked
     steps = recipe.steps if recipe else 0
+    elsewhere = not tickets and site.store.runs_elsewhere(record)
     colors: dict[str, dict[str, Any]] = {}
     for color in COLORS:
         ticket = next((ticket for ticket in tickets if color in ticket.colors), None)
@@ -69,6 +71,8 @@ def describe(site: Site, job_id: str) -> dict[str, Any]:
         if recipe == record.recipe and output_name(color) in record.files:
             url = site.result_url(job_id, output_name(color))
         found = _color(color, url, ticket, record, steps)
+        if elsewhere and found is not None and url is None and color in record.pending:
+            found = _entry("running", 0, steps)  # how far, only that server knows
         if found is not None:
             colors[color] = found
     places = [site.jobs.place(ticket.render) for ticket in tickets]

@@ -31,12 +31,13 @@ from lumiply.errors import (
 from lumiply.images import encode_jpeg, encode_png, read_photo
 from lumiply.server.dispatch import RenderQueue
 from lumiply.server.metrics import Metrics
+from lumiply.server.names import PHOTO_NAME, output_name
 from lumiply.server.order import Order
 from lumiply.server.record import Failure, Recipe
 from lumiply.server.render import Pictures, Render, Ticket
 from lumiply.server.sentences import sentence_of
 from lumiply.server.slot import EngineSlot
-from lumiply.server.store import PHOTO_NAME, JobStore, output_name
+from lumiply.server.store import JobStore
 from lumiply.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Jobs:
         self._settings, self._metrics = settings, metrics
         self._lock = threading.Lock()
         self._active: dict[str, _Active] = {}
+        self._ended = 0  # tickets so far
         self._under_way: dict[tuple[Recipe, str], Render] = {}  # by recipe and colour
         self._decoders = threading.Semaphore(_DECODERS)
         self._seats = threading.Semaphore(settings.waiting_requests)
@@ -98,7 +100,7 @@ class Jobs:
             UserError: the upload is no usable photo, or the engine lacks a colour or a preset.
             RenderTimeoutError: not done in time.
             CancelledError: the job was deleted, or another photo took it over.
-            StorageFullError: no space for the results.
+            StorageFullError, StorageUnavailableError: the results cannot be kept.
             RenderError: the render failed.
         """
         deadline = time.monotonic() + timeout
@@ -190,7 +192,7 @@ class Jobs:
         try:
             with _storage_errors():
                 for ticket in claim.added:
-                    self._store.begin(
+                    ticket.begun = self._store.begin(
                         order.job_id, recipe, ticket.colors, functools.partial(_is_live, ticket)
                     )
             if claim.new is not None and photo is not None:
@@ -209,10 +211,10 @@ class Jobs:
         Raises:
             BusyError, EngineClosedError: it cannot be queued.
         """
-        with self._lock:
+        with self._stored(order.job_id, recipe) as stored:
             active = self._active.get(order.job_id)
             mine = active.tickets if active and active.recipe == recipe else []
-            there = self._store.colors_of(order.job_id, recipe).union(*(ticket.colors for ticket in mine))
+            there = stored.union(*(ticket.colors for ticket in mine))
             missing = [color for color in wanted if color not in there]
             sources = {color: self._under_way.get((recipe, color)) for color in missing}
             rest = tuple(color for color, render in sources.items() if render is None)
@@ -234,6 +236,17 @@ class Jobs:
                 ticket.waiting += 1
         return claim
 
+    @contextlib.contextmanager
+    def _stored(self, job_id: str, recipe: Recipe) -> Iterator[frozenset[str]]:
+        """What stands in the job's folder, true while the lock is held, and not waited for under it."""
+        while True:
+            ended = self._ended
+            stored = self._store.colors_of(job_id, recipe)
+            with self._lock:
+                if ended == self._ended:
+                    yield stored
+                    return
+
     def _new_render(
         self, recipe: Recipe, colors: tuple[str, ...], job_id: str, photo: Image.Image | None
     ) -> Render:
@@ -247,7 +260,7 @@ class Jobs:
         pixels = photo.width * photo.height
         needed = int(pixels * (_PNG_BYTES + _JPEG_BYTES * len(colors))) + 100_000
         free = self._store.free_bytes()
-        if free < needed:
+        if free is not None and free < needed:
             raise StorageFullError(needed, free)
 
     # Waiting
@@ -317,6 +330,7 @@ class Jobs:
                     ticket.render.recipe,
                     {name: files[name] for name in names},
                     wanted=lambda: ticket.is_live,
+                    begun=ticket.begun,
                 )
         except BaseException as exc:
             log.error("job %s: results not stored: %s", ticket.job_id, exc)
@@ -354,6 +368,7 @@ class Jobs:
                 why = Failure(code, sentence_of(error))
                 self._store.fail(ticket.job_id, ticket.render.recipe, ticket.colors, why)
         with self._lock:
+            self._ended += 1
             for ticket in live:
                 if not ticket.is_live:
                     continue

@@ -12,8 +12,8 @@ from markupsafe import Markup, escape
 from lumiply.colors import COLORS
 from lumiply.engine.protocol import LARGEST_SEED, MOST_STEPS
 from lumiply.server.auth import SIGNATURE_QUERY, TOKEN_QUERY
+from lumiply.server.names import JOB_ID_PATTERN, PUBLIC_NAMES
 from lumiply.server.site import RESULTS_PATH, Site, current_site
-from lumiply.server.store import JOB_ID_PATTERN, PUBLIC_NAMES
 from lumiply.settings import Settings
 from lumiply.version import __version__
 
@@ -30,7 +30,7 @@ _ERRORS: Final = {
     413: "The upload has too many bytes or pixels.",
     416: "The file has no such range.",
     500: "The render failed, twice.",
-    503: "Not now: busy, loading or closing. `Retry-After` says when to try again.",
+    503: "Not now: busy, loading or closing, or no way to the results. `Retry-After` says when to try again.",
     504: "Not done in time; the render was ended.",
     507: "No space for the results.",
 }
@@ -85,7 +85,7 @@ def document(settings: Settings, base: str, *, guarded: bool = True) -> dict[str
                     "deleteJob",
                     "End what has not finished of a job, and remove its files.",
                     {200: ("The job as it stood.", "Job")},
-                    (400, 401, 404),
+                    (400, 401, 404, 503),
                     guarded,
                 ),
             },
@@ -166,7 +166,7 @@ def _result(settings: Settings) -> dict[str, Any]:
         "result",
         "A picture, whole or in ranges. A repeated request with `If-None-Match` costs no bytes.",
         {200: ("The file.", "image"), 206: ("A part.", "image"), 304: ("The client has it.", "")},
-        (403, 404, 416) if settings.sign_urls else (404, 416),
+        (403, 404, 416, 503) if settings.sign_urls else (404, 416, 503),
     )
     operation["parameters"] = [
         _path("job_id", _JOB_ID, "Name of the job."),

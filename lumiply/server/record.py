@@ -62,6 +62,8 @@ class JobRecord:
         asked: the recipe of what is under way, and
         pending: its colours that have neither come nor failed.
         failures: by colour, of the last recipe asked for.
+        begun: ISO 8601, UTC: when colours were last put under way, and
+        server: by which server.
     """
 
     job_id: str
@@ -72,6 +74,8 @@ class JobRecord:
     asked: Recipe | None = None
     pending: tuple[str, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)
+    begun: str = ""
+    server: str = ""
 
     @classmethod
     def new(cls, job_id: str) -> JobRecord:

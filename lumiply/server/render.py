@@ -107,6 +107,7 @@ class Ticket:
         colors: those of the render's that the job wants.
         done: set once they stand in the job's folder, or to the reason why they do not.
         waiting: requests that wait for it now.
+        begun: whether the job's record says that it is under way.
     """
 
     job_id: str
@@ -114,6 +115,7 @@ class Ticket:
     colors: frozenset[str]
     done: Future[None] = field(default_factory=Future)
     waiting: int = 0
+    begun: bool = False
 
     @property
     def is_live(self) -> bool:

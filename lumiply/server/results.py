@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
-import os
-from datetime import datetime, timezone
-from typing import IO, Final
+from typing import Final
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
@@ -13,8 +11,9 @@ from werkzeug.wsgi import wrap_file
 
 from lumiply.errors import InvalidJobIdError, UnauthorizedError
 from lumiply.server.auth import SIGNATURE_QUERY
+from lumiply.server.names import PUBLIC_NAMES, require_job_id
 from lumiply.server.site import RESULTS_PATH, Site, current_site
-from lumiply.server.store import PUBLIC_NAMES
+from lumiply.server.storage import OpenFile
 
 results = Blueprint("results", __name__)
 
@@ -30,18 +29,18 @@ def get_result(job_id: str, name: str) -> Response:
     if name not in PUBLIC_NAMES:
         raise NotFound
     try:
-        file = site.store.folder(job_id) / name
+        require_job_id(job_id)
     except InvalidJobIdError:
         raise NotFound from None
     _check_signature(site, job_id, name)
     try:
-        stream = file.open("rb")
-    except OSError:
+        file = site.store.open_file(job_id, name)
+    except FileNotFoundError:
         raise NotFound from None
     try:
-        return _answer(stream, name)
+        return _answer(file, name)
     except BaseException:  # such as a range that the file does not have
-        stream.close()
+        file.stream.close()
         raise
 
 
@@ -57,18 +56,16 @@ def _check_signature(site: Site, job_id: str, name: str) -> None:
     site.signer.check(job_id, name, request.args.get(SIGNATURE_QUERY, ""))
 
 
-def _answer(stream: IO[bytes], name: str) -> Response:
-    """Time and size are those of what was opened, even if it is replaced meanwhile."""
-    status = os.fstat(stream.fileno())
+def _answer(file: OpenFile, name: str) -> Response:
     response = Response(
-        wrap_file(request.environ, stream),
+        wrap_file(request.environ, file.stream),
         mimetype=mimetypes.guess_type(name)[0],
         direct_passthrough=True,
     )
-    response.content_length = status.st_size
-    response.last_modified = datetime.fromtimestamp(status.st_mtime, tz=timezone.utc)
-    response.set_etag(f"{status.st_mtime_ns:x}-{status.st_size:x}")
+    response.content_length = file.size
+    response.last_modified = file.modified
+    response.set_etag(file.etag)
     response.headers["Cache-Control"] = _CACHE
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.make_conditional(request.environ, accept_ranges=True, complete_length=status.st_size)
+    response.make_conditional(request.environ, accept_ranges=True, complete_length=file.size)
     return response

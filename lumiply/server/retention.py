@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Final
 
+from lumiply.errors import StorageUnavailableError
 from lumiply.server.metrics import Metrics
 from lumiply.server.store import JobStore
 
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two sweeps.
 PERIOD_S: Final = 120.0
+#: The same where each server lists what all of them share, which costs a little.
+SHARED_PERIOD_S: Final = 1800.0
 
 
 class Sweeper:
@@ -38,7 +41,7 @@ class Sweeper:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Sweep now and every two minutes."""
+        """Sweep now and every few minutes."""
         if self._thread is None and (self._seconds or self._bytes):
             self._thread = threading.Thread(target=self._work, name="lumiply-sweep", daemon=True)
             self._thread.start()
@@ -50,17 +53,17 @@ class Sweeper:
             now: seconds since 1970, for tests.
         """
         now = time.time() if now is None else now
-        kept = sorted(self._jobs())
-        total = sum(size for _, size, _ in kept)
+        kept = sorted(stock for stock in self._store.stock() if not self._is_active(stock.job_id))
+        total = sum(stock.size for stock in kept)
         gone: list[str] = []
-        for updated, size, job_id in kept:
-            too_old = self._seconds and now - updated > self._seconds
+        for stock in kept:
+            too_old = self._seconds and now - stock.updated > self._seconds
             too_much = self._bytes and total > self._bytes
             if not too_old and not too_much:
                 break
-            if self._store.remove(job_id, unless=lambda job_id=job_id: self._is_active(job_id)):  # type: ignore[misc]
-                total -= size
-                gone.append(job_id)
+            if self._store.remove(stock.job_id, unless=functools.partial(self._runs, stock.job_id)):
+                total -= stock.size
+                gone.append(stock.job_id)
         if gone:
             self._metrics.swept.inc(len(gone))
             log.info("%d jobs removed (limits on age and size), the oldest %s", len(gone), gone[0])
@@ -73,20 +76,19 @@ class Sweeper:
         if self._thread is not None:
             self._thread.join(5)
 
-    def _jobs(self) -> list[tuple[float, int, str]]:
-        """(seconds since 1970 of the last change, bytes, name) of all jobs of ours."""
-        found = []
-        for job_id in self._store.job_ids():
-            record = self._store.record(job_id)
-            if record is not None and not self._is_active(job_id):
-                updated = datetime.fromisoformat(record.updated).timestamp()
-                found.append((updated, sum(record.files.values()), job_id))
-        return found
+    def _runs(self, job_id: str) -> bool:
+        """Whether something is under way for a job, here or on another server."""
+        if self._is_active(job_id):
+            return True
+        record = self._store.record(job_id)
+        return record is not None and self._store.runs_elsewhere(record)
 
     def _work(self) -> None:
         while not self._closed:
             try:
                 self.sweep()
+            except StorageUnavailableError as exc:
+                log.error("%s", exc)
             except Exception:
                 log.exception("sweep")
-            self._wake.wait(PERIOD_S)
+            self._wake.wait(SHARED_PERIOD_S if self._store.files.shared else PERIOD_S)

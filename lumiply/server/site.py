@@ -21,6 +21,7 @@ from lumiply.server.metrics import Metrics
 from lumiply.server.outbound import PinnedSender, Sender
 from lumiply.server.retention import Sweeper
 from lumiply.server.slot import EngineSlot
+from lumiply.server.storage import storage_of
 from lumiply.server.store import JobStore
 from lumiply.settings import Settings
 
@@ -63,9 +64,13 @@ class Site:
         store: JobStore | None = None,
         sender: Sender | None = None,
     ) -> Site:
-        """Put the parts together. Nothing is read and no thread started."""
+        """Put the parts together. Nothing is read and no thread started.
+
+        Raises:
+            SettingsError: results cannot live where the settings say.
+        """
         slot = engine if isinstance(engine, EngineSlot) else EngineSlot(engine)
-        store = store or JobStore(settings.results_dir)
+        store = store or JobStore(storage_of(settings), render_s=settings.request_timeout_s)
         metrics = Metrics()
         queue = RenderQueue(slot, metrics, size=settings.queue_size, stuck_after_s=settings.stuck_after_s)
         jobs = Jobs(store, slot, queue, settings, metrics)
@@ -73,7 +78,7 @@ class Site:
         callbacks = Callbacks(
             settings.callback_hosts,
             sender or PinnedSender(settings.callback_private),
-            secret=functools.partial(load_secret, store.root, settings.secret_key),
+            secret=functools.partial(load_secret, settings.results_dir, settings.secret_key),
             outcome=lambda outcome: metrics.callbacks.labels(outcome).inc(),
         )
         metrics.gauge("lumiply_queue_length", "Renders accepted and not yet ended.", lambda: queue.length)
@@ -115,7 +120,7 @@ class Site:
         """What signs results' addresses; None if they are not signed."""
         if not self.settings.sign_urls:
             return None
-        return ResultSigner(load_secret(self.store.root, self.settings.secret_key))
+        return ResultSigner(load_secret(self.settings.results_dir, self.settings.secret_key))
 
     def result_url(self, job_id: str, name: str) -> str:
         """Address of a result, within a request.

@@ -1,8 +1,12 @@
-"""Results on disk: a folder a job, with the photo, one picture a colour, and a record of what made them.
+"""Results that last: jobs, each with the photo, one picture a colour, and a record of what made them.
 
 A file counts once the job's record names it, and the record is written last. Before a job's files are replaced by
 those of another photo, its record is rewritten to name none. So what a record names is complete and belongs
 together, whenever the process or the machine may die.
+
+Where several servers share a storage, each recipe's files have a place of their own, so that no two servers can mix
+their pictures; and every file there counts that stands where the record points, so that of two records written at
+once neither loses pictures.
 """
 
 from __future__ import annotations
@@ -10,196 +14,171 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
-import re
-import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
-from werkzeug.security import safe_join
-
 from lumiply.colors import COLORS
-from lumiply.errors import InvalidJobIdError
-from lumiply.files import link_whole, write_whole
+from lumiply.errors import CancelledError, LumiplyError, ReplacedError
+from lumiply.server.folder import FolderStorage
+from lumiply.server.names import PHOTO_NAME, PUBLIC_NAMES, output_name, require_job_id
 from lumiply.server.record import INTERRUPTED, Failure, JobRecord, Recipe, now_iso
+from lumiply.server.storage import OpenFile, Stock, Storage
 
 log = logging.getLogger(__name__)
 
-PHOTO_NAME: Final = "off.png"
-SHEET_NAME: Final = "sheet.jpg"
-RECORD_NAME: Final = ".job.json"
-
-#: What a job id may be.
-JOB_ID_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-
-_JOB_ID: Final = re.compile(JOB_ID_PATTERN, re.ASCII)
 _LOCKS: Final = 64
 
 
-def output_name(color: str) -> str:
-    """File name of the result in one colour; part of the HTTP contract."""
-    return f"output_{color}.jpg"
-
-
-#: Names of all files of a job that are served to the public.
-PUBLIC_NAMES: Final = frozenset({PHOTO_NAME, SHEET_NAME, *map(output_name, COLORS)})
-
-
-def require_job_id(job_id: str) -> str:
-    """Return `job_id` if it is a plain name: ASCII letters, digits, `-`, `_`, `.`; at most 128 of them.
-
-    Raises:
-        InvalidJobIdError: it is not.
-    """
-    if not _JOB_ID.fullmatch(job_id):
-        raise InvalidJobIdError
-    return job_id
-
-
 class JobStore:
-    """The jobs under one folder. Thread-safe; a job's files have one writer at a time, readers need no lock."""
+    """The jobs in one storage. Thread-safe; a job has one writer at a time in a process, readers need no lock."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+    def __init__(self, files: Storage | Path, *, render_s: float = 0.0) -> None:
+        """Nothing is read or reached.
+
+        Args:
+            files: where the jobs live; a path is that of a folder.
+            render_s: seconds that a render on another server may take. What began longer ago has been interrupted.
+        """
+        self.files: Storage = FolderStorage(files) if isinstance(files, Path) else files
+        self._render_s = render_s
+        self._server = uuid.uuid4().hex
         self._locks = [threading.RLock() for _ in range(_LOCKS)]
-        self._made_by: dict[str, str] = {}  # job: fingerprint of the recipe of its files
-        self._makers: dict[str, set[str]] = {}  # the other way round
-        self._makers_lock = threading.Lock()
 
     def open(self) -> None:
-        """Learn what the folder holds, and sweep what a crash left: unfinished and unnamed files."""
-        for job_id in list(self.job_ids()):
-            folder = self.folder(job_id)
-            with self.locked(job_id):
-                for part in folder.glob(".*.part"):
-                    part.unlink(missing_ok=True)
-                record = self.record(job_id)
-                if record is None:
-                    continue  # not ours, or of another version: left as it is
-                for name in PUBLIC_NAMES - set(record.files) - {SHEET_NAME}:
-                    (folder / name).unlink(missing_ok=True)
-                if record.recipe is not None and record.files:
-                    self._remember(record.recipe, job_id)
+        """Learn what is there, and sweep what a crash left: unfinished and unnamed files."""
+        self.files.prepare()
 
-    def folder(self, job_id: str) -> Path:
-        """The folder of a job, which need not exist.
-
-        Raises:
-            InvalidJobIdError: `job_id` is no plain name, or leads out of the root.
-        """
-        joined = safe_join(str(self.root), require_job_id(job_id))
-        if joined is None or Path(joined).parent != self.root:
-            raise InvalidJobIdError
-        return Path(joined)
-
-    def job_ids(self) -> Iterator[str]:
-        """Names of all folders that may be jobs."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root) as entries:
-            for entry in entries:
-                if _JOB_ID.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-                    yield entry.name
+    def stock(self) -> Iterator[Stock]:
+        """What each job takes, and since when."""
+        return self.files.stock()
 
     @contextlib.contextmanager
     def locked(self, job_id: str) -> Iterator[None]:
-        """Keep others from writing to a job."""
+        """Keep others in this process from writing to a job."""
         with self._locks[hash(job_id) % _LOCKS]:
             yield
 
     def record(self, job_id: str) -> JobRecord | None:
         """What is written down of a job, without the files that are gone; None if nothing is."""
-        folder = self.folder(job_id)
         try:
-            record = JobRecord.from_json((folder / RECORD_NAME).read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+            record = JobRecord.from_json(self.files.record(require_job_id(job_id)))
+        except FileNotFoundError:
             return None
         except (OSError, ValueError) as exc:
             log.warning("job %s: record not readable, taken for none: %s", job_id, exc)
             return None
-        record.files = {name: size for name, size in record.files.items() if (folder / name).is_file()}
+        there = self.files.sizes(job_id, record.recipe) if record.recipe is not None else {}
+        record.files = {
+            name: size for name, size in there.items() if self.files.shared or name in record.files
+        }
         return record
 
-    def colors_of(self, job_id: str, recipe: Recipe) -> frozenset[str]:
-        """The colours that stand in a job's folder and were made by exactly this recipe."""
-        record = self.record(job_id)
-        if record is None or record.recipe != recipe or PHOTO_NAME not in record.files:
-            return frozenset()
-        return frozenset(color for color in COLORS if output_name(color) in record.files)
+    def open_file(self, job_id: str, name: str) -> OpenFile:
+        """Open a public file of a job.
 
-    def _holds(self, job_id: str, recipe: Recipe, colors: frozenset[str] | set[str]) -> bool:
-        return colors <= self.colors_of(job_id, recipe)
+        Raises:
+            InvalidJobIdError: `job_id` is no plain name.
+            FileNotFoundError: the job has none of that name.
+        """
+        return self.files.open(require_job_id(job_id), name)
+
+    def colors_of(self, job_id: str, recipe: Recipe) -> frozenset[str]:
+        """The colours that a job has and that were made by exactly this recipe."""
+        return _colors(self.record(job_id), recipe)
+
+    def runs_elsewhere(self, record: JobRecord) -> bool:
+        """Whether another server has colours of a job under way, as far as its record tells."""
+        if not self.files.shared or not record.pending or record.server == self._server or not record.begun:
+            return False
+        age = datetime.now(timezone.utc) - datetime.fromisoformat(record.begun)
+        return age.total_seconds() < self._render_s
 
     def begin(
         self, job_id: str, recipe: Recipe, colors: Iterable[str], wanted: Callable[[], bool] = lambda: True
-    ) -> None:
+    ) -> bool:
         """Write down that `colors` are under way, unless they are there already or no longer `wanted`.
 
+        Returns:
+            Whether it was written.
+
         Raises:
-            OSError: it could not be written.
+            OSError, StorageUnavailableError, StorageFullError: it could not be.
         """
         with self.locked(job_id):
             if not wanted():
-                return
+                return False
             record = self.record(job_id) or JobRecord.new(job_id)
             if record.asked != recipe:
                 record.asked, record.pending, record.failures = recipe, (), {}
-            there = self.colors_of(job_id, recipe)
-            pending = {*record.pending, *colors} - there
+            pending = {*record.pending, *colors} - _colors(record, recipe)
             record.pending = tuple(color for color in COLORS if color in pending)
             record.failures = {c: why for c, why in record.failures.items() if c not in pending}
-            try:
-                self._save(record)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    self.folder(job_id).rmdir()  # if it was made just now, and is empty
-                raise
+            record.begun, record.server = now_iso(), self._server
+            self._save(record)
+            return True
 
     def publish(
         self,
         job_id: str,
         recipe: Recipe,
-        files: Mapping[str, bytes | Path],
+        files: Mapping[str, bytes],
         wanted: Callable[[], bool] = lambda: True,
-        still_true: Callable[[], bool] = lambda: True,
+        begun: bool = False,
     ) -> bool:
-        """Add files that `recipe` made; files that another recipe made go.
+        """Add files, by public name, that `recipe` made; files that another recipe made go.
 
         Args:
-            files: by public name: bytes to write, or a file to link to.
             wanted: asked once the job is locked; if false, nothing is done and False returned.
-            still_true: asked before the files count; if false, they do not, and False is returned.
+            begun: whether `begin` wrote down that they come. In a shared storage the job must still say so.
 
         Returns:
-            Whether the files count now. Not so either if a file to link to is gone.
+            Whether the files count now.
 
         Raises:
-            OSError: a file could not be written; what the job held by `recipe` is not harmed.
+            ReplacedError, CancelledError: another server took the job over, or deleted it.
+            OSError, StorageUnavailableError, StorageFullError: a file could not be written; what the job held by
+                `recipe` is not harmed.
         """
+
+        def write(names: Collection[str]) -> None:
+            self.files.write(job_id, recipe, {name: files[name] for name in names})
+
+        return self._publish(job_id, recipe, files.keys(), write, wanted, begun)
+
+    def _publish(
+        self,
+        job_id: str,
+        recipe: Recipe,
+        names: Collection[str],
+        bring: Callable[[Collection[str]], None],
+        wanted: Callable[[], bool] = lambda: True,
+        begun: bool = False,
+    ) -> bool:
+        """See `publish`. `bring` puts the named files there; nothing counts if it says FileNotFoundError."""
         with self.locked(job_id):
             if not wanted():
                 return False
-            folder = self.folder(job_id)
-            folder.mkdir(parents=True, exist_ok=True)
-            record = self.record(job_id) or JobRecord.new(job_id)
-            if record.recipe != recipe:
+            record = self.record(job_id)
+            if begun and self.files.shared:
+                _require_asked(record, recipe)
+            record = record or JobRecord.new(job_id)
+            if record.recipe != recipe and not (self.files.shared and record.recipe is None):
                 self._forget_files(record)
-            new = {name: data for name, data in files.items() if name not in record.files}
+            new = [name for name in names if name not in record.files]
             try:
-                for name, data in new.items():
-                    write_whole(folder / name, data) if isinstance(data, bytes) else link_whole(
-                        folder / name, data
-                    )
-                if not still_true():
-                    raise FileNotFoundError
+                bring(new)
             except BaseException as exc:
-                for name in new:
-                    (folder / name).unlink(missing_ok=True)
-                if isinstance(exc, FileNotFoundError):  # a file to link to is gone or has changed
+                if not self.files.shared:  # there another server may count on them
+                    self.files.discard(job_id, recipe, new)
+                if isinstance(exc, FileNotFoundError):
                     return False
                 raise
-            for name in new:
-                record.files[name] = (folder / name).stat().st_size
+            sizes = self.files.sizes(job_id, recipe)
+            record.files |= {name: sizes[name] for name in new if name in sizes}
             record.recipe, record.updated = recipe, now_iso()
             if record.asked in (None, recipe):
                 record.asked = recipe
@@ -208,37 +187,42 @@ class JobStore:
                     c: why for c, why in record.failures.items() if output_name(c) not in record.files
                 }
             self._save(record)
-            self._remember(recipe, job_id)
+            self.files.remember(job_id, recipe)
             return True
 
     def adopt(self, job_id: str, recipe: Recipe, colors: Iterable[str]) -> bool:
         """Take over what other jobs hold of `colors` by the same recipe; whether anything came.
 
         Raises:
-            OSError: it could not be written.
+            OSError, StorageUnavailableError, StorageFullError: it could not be written.
         """
         missing = set(colors) - self.colors_of(job_id, recipe)
-        with self._makers_lock:
-            others = self._makers.get(recipe.fingerprint, set()) - {job_id}
         came = False
-        for other in sorted(others):
-            found = missing & self.colors_of(other, recipe)
-            if not found:
-                continue
-            source = self.folder(other)
-            names = [PHOTO_NAME, *(output_name(color) for color in sorted(found))]
-            links: dict[str, bytes | Path] = {name: source / name for name in names}
-            # What was linked counts only if the other job still holds it afterwards.
-            held = functools.partial(self._holds, other, recipe, found)
-            if self.publish(job_id, recipe, links, still_true=held):
-                came, missing = True, missing - found
+        for other in sorted(self.files.makers(recipe) - {job_id}):
             if not missing:
                 break
+            held = self.colors_of(other, recipe)
+            if not held:
+                self.files.forget(other, recipe)
+            found = missing & held
+            names = [PHOTO_NAME, *(output_name(color) for color in sorted(found))]
+            if found and self._publish(
+                job_id, recipe, names, functools.partial(self._take, other, job_id, recipe, found)
+            ):
+                came, missing = True, missing - found
         return came
 
+    def _take(
+        self, other: str, job_id: str, recipe: Recipe, colors: set[str], names: Collection[str]
+    ) -> None:
+        """Copy from another job. It counts only if that one still holds it afterwards."""
+        self.files.copy(other, job_id, recipe, names)
+        if not colors <= self.colors_of(other, recipe):
+            raise FileNotFoundError(other)
+
     def fail(self, job_id: str, recipe: Recipe, colors: Iterable[str], why: Failure) -> None:
-        """Write down why colours that were under way did not come, as far as the disk lets."""
-        with self.locked(job_id), contextlib.suppress(OSError):
+        """Write down why colours that were under way did not come, as far as the storage lets."""
+        with self.locked(job_id), contextlib.suppress(OSError, LumiplyError):
             record = self.record(job_id)
             if record is None or record.asked != recipe:
                 return
@@ -247,63 +231,48 @@ class JobStore:
             record.failures |= {color: why for color in COLORS if color in lost}
             self._save(record)
 
-    def clear(self, job_id: str) -> None:
-        """Remove the job's results, its record first. Other files in its folder stay."""
-        with self.locked(job_id):
-            folder = self.folder(job_id)
-            if not folder.is_dir():
-                return
-            (folder / RECORD_NAME).unlink(missing_ok=True)
-            for name in PUBLIC_NAMES:
-                (folder / name).unlink(missing_ok=True)
-            self._forget_maker(job_id)
-
     def remove(self, job_id: str, unless: Callable[[], bool] = lambda: False) -> bool:
-        """Remove a job with its folder; whether it is gone. A folder with files not ours is cleared only."""
-        with self.locked(job_id):
+        """Remove a job, its record first; whether it is gone. Other files beside its own stay."""
+        with self.locked(require_job_id(job_id)):
             if unless():
                 return False
-            self.clear(job_id)
-            with contextlib.suppress(FileNotFoundError, OSError):
-                folder = self.folder(job_id)
-                for part in folder.glob(".*.part"):
-                    part.unlink(missing_ok=True)
-                folder.rmdir()
+            self.files.remove(job_id)
             return True
 
-    def free_bytes(self) -> int:
-        """Space left on the disk of the results."""
-        place = self.root
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
+    def free_bytes(self) -> int | None:
+        """Space left for results; None if nobody knows."""
+        return self.files.free_bytes()
 
     def _save(self, record: JobRecord) -> None:
-        folder = self.folder(record.job_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RECORD_NAME, record.to_json())
+        self.files.write_record(record.job_id, record.to_json())
 
     def _forget_files(self, record: JobRecord) -> None:
         """Make a job hold nothing, so that files of another recipe can take the places."""
+        former = record.recipe
         record.files, record.recipe = {}, None
         self._save(record)
-        self._forget_maker(record.job_id)
-        for name in PUBLIC_NAMES:
-            (self.folder(record.job_id) / name).unlink(missing_ok=True)
+        if former is not None:
+            self.files.forget(record.job_id, former)
+        self.files.discard(record.job_id, former, PUBLIC_NAMES)
 
-    def _remember(self, recipe: Recipe, job_id: str) -> None:
-        with self._makers_lock:
-            self._made_by[job_id] = recipe.fingerprint
-            self._makers.setdefault(recipe.fingerprint, set()).add(job_id)
 
-    def _forget_maker(self, job_id: str) -> None:
-        with self._makers_lock:
-            fingerprint = self._made_by.pop(job_id, None)
-            if fingerprint is not None:
-                jobs = self._makers[fingerprint]
-                jobs.discard(job_id)
-                if not jobs:
-                    del self._makers[fingerprint]
+def _colors(record: JobRecord | None, recipe: Recipe) -> frozenset[str]:
+    """The colours that a record says were made by exactly this recipe."""
+    if record is None or record.recipe != recipe or PHOTO_NAME not in record.files:
+        return frozenset()
+    return frozenset(color for color in COLORS if output_name(color) in record.files)
+
+
+def _require_asked(record: JobRecord | None, recipe: Recipe) -> None:
+    """See that a job still asks for what comes for it.
+
+    Raises:
+        ReplacedError, CancelledError: it does not.
+    """
+    if record is None:
+        raise CancelledError("작업이 삭제되어 렌더링을 취소했습니다.")
+    if record.asked != recipe:
+        raise ReplacedError
 
 
 def interrupted() -> Failure:

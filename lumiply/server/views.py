@@ -12,9 +12,9 @@ from werkzeug.exceptions import RequestTimeout
 from lumiply.colors import in_palette_order, require_color
 from lumiply.engine.protocol import LARGEST_SEED, MOST_STEPS
 from lumiply.errors import InvalidFieldError, MissingFieldError
+from lumiply.server.names import PHOTO_NAME, output_name, require_job_id
 from lumiply.server.order import Order
 from lumiply.server.site import Site, current_site
-from lumiply.server.store import PHOTO_NAME, output_name, require_job_id
 
 process = Blueprint("process", __name__)
 

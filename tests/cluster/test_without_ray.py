@@ -1,4 +1,4 @@
-"""On one machine nothing changes: Ray is imported only if asked for, and its absence is told in a sentence."""
+"""On one machine nothing changes: Ray and fsspec are imported only if asked for, and missed in a sentence."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lumiply.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
-#: Importing Ray fails, as where it is not installed, and is remembered.
+#: Importing what the extra brings fails, as where it is not installed, and is remembered.
 BLOCK = """
 import sys
 asked = []
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "ray":
+        if name.partition(".")[0] in ("ray", "fsspec", "s3fs"):
             asked.append(name)
-            raise ImportError("no ray here", name="ray")
+            raise ImportError(f"no {name} here", name=name)
 sys.meta_path.insert(0, Block())
 """
 SERVE = """
@@ -39,7 +39,7 @@ finally:
 
 def serve(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LUMIPLY_")}
-    paths = {"ckpt_dir": ROOT / "ckpt", "adaptors_dir": ROOT / "adaptors", "results_dir": folder}
+    paths = {"ckpt_dir": ROOT / "ckpt", "adaptors_dir": ROOT / "adaptors"}
     given = [word for name, path in paths.items() for word in (f"--{name.replace('_', '-')}", str(path))]
     return subprocess.run(
         [sys.executable, "-c", BLOCK + SERVE, *given, *options],
@@ -51,14 +51,17 @@ def serve(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_server_without_the_option_never_asks_for_ray(tmp_path):
-    ended = serve(tmp_path)
+def test_a_server_without_the_options_never_asks_for_ray_or_fsspec(tmp_path):
+    ended = serve(tmp_path, "--results-dir", str(tmp_path / "results"))
     assert ended.returncode == 0, ended.stderr
     assert "Ready: lumiply-mini" in ended.stdout and "asked for: []" in ended.stdout
 
 
-def test_with_the_option_and_without_ray_the_next_step_is_said(tmp_path):
-    ended = serve(tmp_path, "--engine", "ray")
+@pytest.mark.parametrize(
+    "options", [("--engine", "ray"), ("--results-url", "s3://bucket/prefix")], ids=["ray", "fsspec"]
+)
+def test_with_an_option_and_without_the_extra_the_next_step_is_said(tmp_path, options):
+    ended = serve(tmp_path, *options)
     assert ended.returncode == 2
     assert "pip install 'lumiply[cluster]'" in ended.stderr and "Traceback" not in ended.stderr
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask
@@ -14,12 +15,40 @@ from werkzeug.test import TestResponse
 from lumiply.server import create_app
 from lumiply.server.site import site_of
 from lumiply.settings import Settings
+from tests.cluster.conftest import REQUIRED
 from tests.fakes import FakeEngine, photo_bytes
+
+if TYPE_CHECKING:
+    from tests.s3 import S3Server
+
+#: Skips tests where the packages are not there, unless CLUSTER_TESTS=required.
+needs_fsspec = pytest.mark.skipif(
+    not REQUIRED and not all(importlib.util.find_spec(name) for name in ("fsspec", "s3fs", "moto")),
+    reason="needs lumiply[cluster,development]",
+)
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(results_dir=tmp_path / "inference", port=0, request_timeout_s=10)
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[S3Server]:
+    from tests.s3 import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server that this process uses."""
+    for name, value in _s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield _s3_server
+    _s3_server.rule = lambda request: None
 
 
 @pytest.fixture

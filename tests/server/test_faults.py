@@ -24,8 +24,9 @@ from lumiply.engine.protocol import EngineInfo, Progress
 from lumiply.errors import DeviceMemoryError, RemoteError, RenderError, StorageFullError
 from lumiply.images import encode_jpeg, encode_png, read_photo
 from lumiply.server import EngineSlot, FlaskServerThread
+from lumiply.server.names import output_name
 from lumiply.server.service import Service
-from lumiply.server.store import JobStore, output_name
+from lumiply.server.store import JobStore
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes, wait_until
 from tests.nano import nano_pipeline

@@ -11,8 +11,8 @@ from flask import Flask
 
 from lumiply.colors import COLORS
 from lumiply.engine.protocol import Progress
+from lumiply.server.names import output_name
 from lumiply.server.site import site_of
-from lumiply.server.store import output_name
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, FakeRender, photo_bytes, wait_until
 from tests.server.conftest import later, post

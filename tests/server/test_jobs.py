@@ -16,8 +16,9 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from lumiply.colors import COLORS
+from lumiply.server.names import PHOTO_NAME, RECORD_NAME, output_name
 from lumiply.server.site import site_of
-from lumiply.server.store import PHOTO_NAME, RECORD_NAME, JobStore, output_name
+from lumiply.server.store import JobStore
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes, wait_until
 from tests.server.conftest import later, post
@@ -229,7 +230,7 @@ def test_nothing_is_left_beside_the_results(client: FlaskClient, settings: Setti
 
 def test_a_cleared_job_renders_again(client: FlaskClient, engine: FakeEngine, settings: Settings) -> None:
     post(client)
-    JobStore(settings.results_dir).clear("job-1")
+    JobStore(settings.results_dir).remove("job-1")
     post(client)
     assert len(engine.renders) == 2
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from lumiply.server.metrics import Metrics
+from lumiply.server.names import PHOTO_NAME, RECORD_NAME, output_name
 from lumiply.server.record import Failure, JobRecord, Recipe
 from lumiply.server.retention import Sweeper
-from lumiply.server.store import PHOTO_NAME, RECORD_NAME, JobStore, output_name
+from lumiply.server.store import JobStore
 
 RECIPE = Recipe(photo="p1", seed=1, steps=2, preset="", jpeg_quality=95, engine="e")
 OTHER = replace(RECIPE, photo="p2")
-FILES: dict[str, bytes | Path] = {
+FILES = {
     PHOTO_NAME: b"photo",
     output_name("red"): b"red",
     output_name("blue"): b"blue",
@@ -30,8 +31,12 @@ def store(tmp_path: Path) -> JobStore:
     return JobStore(tmp_path / "inference")
 
 
+def folder_of(store: JobStore, job_id: str) -> Path:
+    return store.files.folder(job_id)  # type: ignore[attr-defined]
+
+
 def reopened(store: JobStore) -> JobStore:
-    again = JobStore(store.root)
+    again = JobStore(store.files.root)
     again.open()
     return again
 
@@ -67,10 +72,10 @@ def test_what_came_and_what_failed_is_no_longer_under_way(store: JobStore) -> No
 
 def test_more_colours_join_those_that_are_there_which_stay_untouched(store: JobStore) -> None:
     store.publish("a", RECIPE, FILES)
-    before = (store.folder("a") / PHOTO_NAME).stat().st_ino
+    before = (folder_of(store, "a") / PHOTO_NAME).stat().st_ino
     store.publish("a", RECIPE, {PHOTO_NAME: b"photo", output_name("green"): b"green"})
     assert store.colors_of("a", RECIPE) == {"red", "green", "blue"}
-    assert (store.folder("a") / PHOTO_NAME).stat().st_ino == before
+    assert (folder_of(store, "a") / PHOTO_NAME).stat().st_ino == before
 
 
 def test_another_recipe_takes_the_places_of_the_former(store: JobStore) -> None:
@@ -78,7 +83,7 @@ def test_another_recipe_takes_the_places_of_the_former(store: JobStore) -> None:
     store.publish("a", OTHER, {PHOTO_NAME: b"other", output_name("red"): b"other red"})
     assert store.colors_of("a", RECIPE) == frozenset()
     assert store.colors_of("a", OTHER) == {"red"}
-    assert not (store.folder("a") / output_name("blue")).exists()
+    assert not (folder_of(store, "a") / output_name("blue")).exists()
 
 
 def test_a_replacement_that_dies_half_way_leaves_nothing_that_counts(
@@ -104,21 +109,21 @@ def test_a_replacement_that_dies_half_way_leaves_nothing_that_counts(
     with pytest.raises(Killed):
         store.publish("a", OTHER, {PHOTO_NAME: b"other", output_name("red"): b"other red"})
     monkeypatch.undo()
-    assert any(path.suffix == ".part" for path in store.folder("a").iterdir())
+    assert any(path.suffix == ".part" for path in folder_of(store, "a").iterdir())
     again = reopened(store)
     assert again.colors_of("a", RECIPE) == again.colors_of("a", OTHER) == frozenset()
-    assert [path.name for path in again.folder("a").iterdir()] == [RECORD_NAME]
+    assert [path.name for path in folder_of(again, "a").iterdir()] == [RECORD_NAME]
 
 
 def test_opening_sweeps_leftovers_and_leaves_folders_that_are_not_ours(store: JobStore) -> None:
     store.publish("a", RECIPE, FILES)
-    (store.folder("a") / ".off.png.x.part").write_bytes(b"half")
-    (store.folder("a") / output_name("green")).write_bytes(b"unnamed")
-    old = store.folder("from-before")
+    (folder_of(store, "a") / ".off.png.x.part").write_bytes(b"half")
+    (folder_of(store, "a") / output_name("green")).write_bytes(b"unnamed")
+    old = folder_of(store, "from-before")
     old.mkdir()
     (old / output_name("red")).write_bytes(b"old")
     reopened(store)
-    assert {path.name for path in store.folder("a").iterdir()} == {RECORD_NAME, *FILES}
+    assert {path.name for path in folder_of(store, "a").iterdir()} == {RECORD_NAME, *FILES}
     assert (old / output_name("red")).read_bytes() == b"old"
 
 
@@ -127,7 +132,7 @@ def test_another_job_takes_over_what_is_there_without_copying(store: JobStore) -
     again = reopened(store)
     assert again.adopt("b", RECIPE, ["red", "green"])
     assert again.colors_of("b", RECIPE) == {"red"}
-    assert (again.folder("b") / output_name("red")).samefile(again.folder("a") / output_name("red"))
+    assert (folder_of(again, "b") / output_name("red")).samefile(folder_of(again, "a") / output_name("red"))
     assert not again.adopt("c", OTHER, ["red"])
 
 
@@ -136,7 +141,7 @@ def test_what_one_job_loses_the_other_keeps(store: JobStore) -> None:
     store.adopt("b", RECIPE, ["red"])
     store.publish("a", OTHER, {PHOTO_NAME: b"other", output_name("red"): b"other red"})
     store.remove("a")
-    assert (store.folder("b") / output_name("red")).read_bytes() == b"red"
+    assert (folder_of(store, "b") / output_name("red")).read_bytes() == b"red"
     assert store.adopt("c", RECIPE, ["red"])
 
 
@@ -149,10 +154,10 @@ def test_nothing_is_taken_over_from_a_job_that_changes_meanwhile(
         store.publish("a", OTHER, {PHOTO_NAME: b"other", output_name("red"): b"other red"})
         path.write_bytes(source.read_bytes())
 
-    monkeypatch.setattr("lumiply.server.store.link_whole", link_late)
+    monkeypatch.setattr("lumiply.server.folder.link_whole", link_late)
     assert not store.adopt("b", RECIPE, ["red"])
     assert store.colors_of("b", RECIPE) == frozenset()
-    assert not (store.folder("b") / output_name("red")).exists()
+    assert not (folder_of(store, "b") / output_name("red")).exists()
 
 
 def test_a_failed_write_keeps_what_was_there(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +171,7 @@ def test_a_failed_write_keeps_what_was_there(store: JobStore, monkeypatch: pytes
         store.publish("a", RECIPE, {output_name("blue"): b"blue"})
     monkeypatch.undo()
     assert store.colors_of("a", RECIPE) == {"red"}
-    assert {path.name for path in store.folder("a").iterdir()} == {
+    assert {path.name for path in folder_of(store, "a").iterdir()} == {
         RECORD_NAME,
         PHOTO_NAME,
         output_name("red"),
@@ -176,17 +181,17 @@ def test_a_failed_write_keeps_what_was_there(store: JobStore, monkeypatch: pytes
 def test_removing_a_job_leaves_files_that_are_not_ours(store: JobStore) -> None:
     for job_id in ("a", "b"):
         store.publish(job_id, RECIPE, FILES)
-    (store.folder("b") / "notes.txt").write_text("mine")
+    (folder_of(store, "b") / "notes.txt").write_text("mine")
     store.remove("a")
     store.remove("b")
-    assert not store.folder("a").exists()
-    assert [path.name for path in store.folder("b").iterdir()] == ["notes.txt"]
+    assert not folder_of(store, "a").exists()
+    assert [path.name for path in folder_of(store, "b").iterdir()] == ["notes.txt"]
 
 
 def aged(store: JobStore, job_id: str, days: float) -> None:
     """A job of 1000 bytes that was last changed so many days ago."""
     store.publish(job_id, replace(RECIPE, photo=job_id), {PHOTO_NAME: bytes(1000)})
-    path = store.folder(job_id) / RECORD_NAME
+    path = folder_of(store, job_id) / RECORD_NAME
     record = json.loads(path.read_bytes())
     record["updated"] = (datetime.now(timezone.utc) - timedelta(days=days)).isoformat()
     path.write_text(json.dumps(record))
@@ -208,10 +213,10 @@ def test_the_oldest_go_first_and_never_a_running_one(
 ) -> None:
     for age in (1, 4, 2, 3):
         aged(store, f"d{age}", age)
-    (store.root / "not-ours").mkdir()
+    (store.files.root / "not-ours").mkdir()
     sweeper = Sweeper(store, Metrics(), lambda job_id: job_id == active, days=days, gigabytes=gigabytes)
     assert sorted(sweeper.sweep()) == sorted(gone)
-    left = {path.name for path in store.root.iterdir()}
+    left = {path.name for path in store.files.root.iterdir()}
     assert left == {"d1", "d2", "d3", "d4", "not-ours"} - set(gone)
 
 
@@ -225,4 +230,4 @@ def test_the_sweeper_works_from_the_start_and_stops(store: JobStore) -> None:
     assert swept.wait(10)
     sweeper.close()
     sweeper.close()
-    assert not store.folder("old").exists()
+    assert not folder_of(store, "old").exists()

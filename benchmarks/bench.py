@@ -69,6 +69,10 @@ class Bench:
             began = time.perf_counter()
             compiler.wait(PATIENCE_S)
             self.results.put("compile_s", time.perf_counter() - began)
+        self.open()
+
+    def open(self) -> None:
+        """An engine over the pipeline."""
         info = EngineInfo("bench", self.subject.weights, "", str(self.device), str(self.dtype), 0, self.steps)
         most = self.settings.max_batch or MAX_BATCH[self.device.type]
         self.engine = LocalEngine(self.pipeline, info, max_batch=most, queue_size=100)
@@ -178,12 +182,16 @@ class Bench:
         repeats = max(1, self.repeats // 3)
         small = (1, 7) if self.quick else range(1, 8)
         sizes = ((640, 480),) if self.quick else ((512, 512), (1024, 768), (2048, 1536), (4000, 3000))
+        photos = [photo_of(*size) for size in sizes]
         runs: list[tuple[str, Any]] = [
             *((f"{c} colours", lambda c=c: self.request(c)) for c in small),
             *((f"{p} photos, 7 colours each", lambda p=p: self.request(7, photos=p)) for p in (2, 4)),
             *(
-                (f"{w} x {h}, 7 colours", lambda w=w, h=h: self.request(7, photo=photo_of(w, h)))
-                for w, h in sizes
+                (
+                    f"{photo.width} x {photo.height}, 7 colours",
+                    lambda photo=photo: self.request(7, photo=photo),
+                )
+                for photo in photos
             ),
         ]
         found = {name: seconds(function, self.device, repeats)["median"] for name, function in runs}

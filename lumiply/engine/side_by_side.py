@@ -30,7 +30,7 @@ class SideBySide:
         self._stream = stream
         self._correct = compile(network.correct)  # type: ignore[arg-type]
         self._encode = compile(network.encode)  # type: ignore[arg-type]
-        self._decode = compile(network.decode)  # type: ignore[arg-type]
+        self._decode = compile(network.decode)
 
     def __call__(self, x: Tensor, t: Tensor, hint_features: Tensor, keys_values: Tensor) -> Tensor:
         """As `StepNetwork.forward`."""

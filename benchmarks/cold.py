@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             began = time.perf_counter()
             engine.submit(photo, engine.info.colors[: len(colors)]).result()
             results.put(name, time.perf_counter() - began)
+    results.put("ended", True)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,12 @@ class Member:
             found["failed"] = f"ended with status {self.process.returncode}: {self.log_tail()}"
         return found
 
+    def end(self) -> None:
+        """With all that it has started."""
+        if self.process is not None and not self.over:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
     def log_tail(self) -> str:
         return self.out.with_suffix(".log").read_text(errors="replace")[-600:]
 
@@ -98,6 +104,4 @@ class Crew:
         """End what still runs, and forget what waits."""
         self.members = [member for member in self.members if member.process is not None]
         for member in self.members:
-            if member.process is not None and not member.over:
-                os.killpg(member.process.pid, signal.SIGKILL)
-                member.process.wait()
+            member.end()

@@ -13,7 +13,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,9 +28,11 @@ from cldm import ControlLDM, ControlLDMParams, StepNetwork
 from ldm.layers import GroupNorm, Upsample
 from lumiply.engine.side_by_side import SideBySide
 from lumiply.engine.stepper import CudaCapture
-from modi_vae import MergedFeatures
+from modi_vae import BypassAutoencoder, MergedFeatures
 
 Function = Callable[..., Tensor]
+#: Holds what `prefer_attention` chose: until it is closed, which it never is.
+PREFERENCE: Final = ExitStack()
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,14 @@ class Compiler:
 
     def __call__(self, function: Function) -> Function:
         def generate(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
-            from torch._inductor.compile_fx import compile_fx
+            if self._backend == "eager":
+                code: Callable[..., Any] = graph.forward
+            else:
+                from torch._inductor.compile_fx import compile_fx
 
-            code = graph.forward if self._backend == "eager" else compile_fx(graph, example)
+                code = compile_fx(graph, example)
             self._lock.acquire()  # the first run tries several launch configurations of every kernel
-            return code  # type: ignore[return-value]
+            return code
 
         compiled = torch.compile(function, backend=generate, fullgraph=True, dynamic=False)
         ran = False
@@ -166,16 +171,17 @@ class Trial:
         compile = self.compiler if self.form.compiled else (lambda function: function)
         if self.form.decoder:
             stage = model.first_stage_model
+            assert isinstance(stage, BypassAutoencoder)
             for layer in stage.decoder.modules():
                 if isinstance(layer, Upsample):
                     layer.pack()
 
             def decode(z: Tensor, image: Tensor, *levels: Tensor) -> Tensor:
-                return stage.decode(z, MergedFeatures(image, levels))  # type: ignore[operator]
+                return stage.decode(z, MergedFeatures(image, levels))
 
             side = self.params.picture_size
             picture = channels_last(1, 3, side, side, device=self.device, dtype=self.dtype).clamp(-1, 1)
-            merged = stage.merge(stage.bypass_features(picture))  # type: ignore[operator]
+            merged = stage.merge(stage.bypass_features(picture))
             latent = (self.size, self.params.channels, self.params.image_size, self.params.image_size)
             z = channels_last(*latent, device=self.device, dtype=self.dtype)
             shared = merged.expand(self.size)
@@ -198,7 +204,7 @@ class Trial:
 
     def run(self) -> None:
         if self.form.norm_by_group:
-            GroupNorm.forward = nn.GroupNorm.forward  # type: ignore[method-assign]
+            GroupNorm.forward = nn.GroupNorm.forward  # type: ignore[method-assign, assignment]
         if self.form.alone:
             self.lock.acquire()
         for name, value in self.form.inductor.items():
@@ -232,7 +238,7 @@ class Trial:
 
 def kernels(function: Callable[[], Any], device: torch.device, runs: int = 3) -> dict[str, Any]:
     """Milliseconds a run by kind of kernel, and the longest kernels themselves."""
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device.type == "cuda"
@@ -275,7 +281,7 @@ def prefer_attention(backend: str) -> None:
     others = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
     first = SDPBackend.__members__[backend]
     order = [first, *(other for other in others if other != first)]
-    sdpa_kernel(order, set_priority=True).__enter__()
+    PREFERENCE.enter_context(sdpa_kernel(order, set_priority=True))
 
 
 @torch.inference_mode()

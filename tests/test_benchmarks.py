@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from benchmarks.crew import Crew
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
 from lumiply.engine.pipeline import Pipeline
+from lumiply.errors import UserError
 from tests.nano import nano_adaptor, nano_model
 
 
@@ -60,6 +62,23 @@ def test_samplers_prints_a_row_a_number_of_steps(tmp_path, capsys):
     assert len(rows) == 3
     found = json.loads((tmp_path / "s.json").read_text())["distance"]
     assert found["ddim"]["1"][0] > found["ddim"]["2"][0] > 0  # more steps come nearer
+
+
+def test_samplers_compares_rendered_rooms_with_their_truth(tmp_path, capsys, monkeypatch):
+    from PIL import Image
+
+    room = bench.photo_of(64, 48)
+    lit = {"red": np.asarray(Image.new("RGB", room.size, (200, 60, 60)))}
+    monkeypatch.setattr(samplers, "rooms_of", lambda folder, count: [samplers.Subject(room, lit)] * count)
+    samplers.main(["--device", "cpu", "--quick", "--colors", "red", "--rooms", str(tmp_path), "--count", "2"])
+    printed = capsys.readouterr().out
+    assert "2 photos" in printed and "ddim, dB to the truth" in printed
+
+
+def test_samplers_says_how_many_rooms_there_are(tmp_path):
+    pytest.importorskip("skimage")
+    with pytest.raises(UserError, match="holds 0 rooms, 3 were asked for"):
+        samplers.rooms_of(tmp_path, 3)
 
 
 def test_stream_serves_the_same_arrivals_both_ways(tmp_path, capsys):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cldm import StepConditions
 from lumiply.engine.compiling import BackgroundCompiler, Task, keep_compiled_code
-from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.pace import Pace
+from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.side_by_side import SideBySide
 from lumiply.engine.stepper import Stepper
 from tests.nano import nano_adaptor, nano_model, nano_pipeline

@@ -57,5 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    os.setpgrp()  # whoever started this ends its compiler's processes with it
     main()
     os._exit(0)  # what is being compiled is not waited for

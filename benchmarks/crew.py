@@ -43,9 +43,12 @@ class Member:
         return found
 
     def end(self) -> None:
-        """With all that it has started."""
+        """With all that it has started: it makes itself a group of processes at once."""
         if self.process is not None and not self.over:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it had no time for that
+                self.process.kill()
             self.process.wait()
 
     def log_tail(self) -> str:
@@ -88,7 +91,6 @@ class Crew:
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
                     env={**os.environ, **self.environment},
-                    process_group=0,  # its compiler's processes end with it
                 )
 
     def wait(self, members: Sequence[Member], left: Callable[[], float]) -> None:

@@ -353,9 +353,7 @@ class Plan:
         environment = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
         member = Member("start", 0, out)
         with out.with_suffix(".log").open("wb") as log:
-            member.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
-            )
+            member.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         began = time.perf_counter()
         while not member.over and time.perf_counter() - began < max(20.0, self.left() - 10):
             time.sleep(0.2)

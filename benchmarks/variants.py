@@ -315,5 +315,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    os.setpgrp()  # whoever started this ends its compiler's processes with it
     main()
     os._exit(0)  # the compiler's own processes are not waited for

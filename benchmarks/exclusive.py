@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import math
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -14,11 +16,18 @@ class Exclusive:
         self._file = path.open("w")
         self._held = False
 
-    def acquire(self) -> None:
-        """Wait until nobody else has it; nothing to do if it is ours already."""
-        if not self._held:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            self._held = True
+    def acquire(self, patience: float = math.inf) -> bool:
+        """Wait until nobody else has it, `patience` seconds at the most; whether it is ours."""
+        until = time.monotonic() + patience
+        while not self._held:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._held = True
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    break
+                time.sleep(0.02)
+        return self._held
 
     def release(self) -> None:
         if self._held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from benchmarks import bench, h200, samplers, stream, variants
 from benchmarks.crew import Crew
+from benchmarks.exclusive import Exclusive
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
 from lumiply.engine.pipeline import Pipeline
@@ -135,6 +137,13 @@ def test_a_form_that_fails_is_told_and_the_next_one_gets_its_place(tmp_path):
         all("No such file" in found["failed"] for found in crew.found().values()) and len(crew.found()) == 2
     )
     crew.stop()
+
+
+def test_the_gpu_is_one_process_s_at_a_time_and_nobody_waits_for_ever(tmp_path):
+    with closing(Exclusive(tmp_path / "lock")) as ours, closing(Exclusive(tmp_path / "lock")) as theirs:
+        assert theirs.acquire() and not ours.acquire(patience=0.05)
+        theirs.release()
+        assert ours.acquire(patience=0.05)
 
 
 def test_kernels_are_known_by_their_names():

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cldm.luminet import ControlLDM
+from ldm.attention import KeysValues
 from ldm.unet import UNetEncoder
 
 
@@ -68,7 +69,6 @@ class StepNetwork(nn.Module):
         for block in blocks:
             block.attn1.pack()
         layers = [layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)]
-        self.control_blocks = len(self.control.transformer_blocks())
         self.widths = [layer.out_features for layer in layers]
         weight = torch.cat([layer.weight for layer in layers])
         for layer, rows in zip(layers, weight.split(self.widths), strict=True):
@@ -76,7 +76,10 @@ class StepNetwork(nn.Module):
         t = torch.arange(model.schedule.timesteps, device=weight.device)
         control_shifts, unet_shifts = (network.time_shifts(t) for network in networks)
         shifts = [*control_shifts, *unet_shifts]
-        self.control_shifts = len(control_shifts)
+        # which shifts and which keys and values each part takes: the ControlNet's come first, then the UNet's halves
+        self.control_shifts, self.control_blocks = len(control_shifts), len(self.control.transformer_blocks())
+        self.half_shifts = self.control_shifts + self.unet.encoder_res_blocks
+        self.half_blocks = self.control_blocks + self.unet.encoder_transformers
         self.shift_widths = [shift.shape[1] for shift in shifts]
         self.register_buffer("context_weight", weight, persistent=False)
         self.register_buffer("shift_table", torch.cat(shifts, dim=1), persistent=False)
@@ -95,10 +98,31 @@ class StepNetwork(nn.Module):
         Returns:
             (b, channels, h, w) float32.
         """
-        shifts = self.shift_table[t].split(self.shift_widths, dim=1)
+        control = self.correct(x, t, hint_features, keys_values)
+        return self.decode(self.encode(x, t, keys_values), control, t, keys_values)
+
+    def correct(self, x: Tensor, t: Tensor, hint_features: Tensor, keys_values: Tensor) -> list[Tensor]:
+        """The ControlNet: one tensor for every output of `encode`, and independent of it."""
+        shifts, pairs = self._split(t, keys_values)
+        shifts, pairs = shifts[: self.control_shifts], pairs[: self.control_blocks]
+        return self.control.body(x.to(self.shift_table.dtype), hint_features, shifts, pairs)
+
+    def encode(self, x: Tensor, t: Tensor, keys_values: Tensor) -> list[Tensor]:
+        """The UNet's first half."""
+        shifts, pairs = self._split(t, keys_values)
+        shifts, pairs = shifts[self.control_shifts :], pairs[self.control_blocks :]
+        return self.unet.encode(x.to(self.shift_table.dtype), iter(shifts), iter(pairs))
+
+    def decode(
+        self, encoded: Sequence[Tensor], control: Sequence[Tensor], t: Tensor, keys_values: Tensor
+    ) -> Tensor:
+        """The UNet's second half, to v (b, channels, h, w) float32."""
+        shifts, pairs = self._split(t, keys_values)
+        shifts, pairs = shifts[self.half_shifts :], pairs[self.half_blocks :]
+        return self.unet.decode(encoded, control, iter(shifts), iter(pairs)).float()
+
+    def _split(self, t: Tensor, keys_values: Tensor) -> tuple[Sequence[Tensor], list[KeysValues]]:
+        """The shifts of all residual blocks, and the keys and values of all cross-attentions."""
         parts = keys_values.split(self.widths, dim=2)
         pairs = list(zip(parts[::2], parts[1::2], strict=True))
-        x = x.to(self.shift_table.dtype)
-        s, p = self.control_shifts, self.control_blocks  # the ControlNet's come first
-        control = self.control.body(x, hint_features, shifts[:s], pairs[:p])
-        return self.unet.body(x, shifts[s:], pairs[p:], control).float()
+        return self.shift_table[t].split(self.shift_widths, dim=1), pairs

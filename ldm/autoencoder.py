@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.attention import attention
-from ldm.layers import Upsample
+from ldm.layers import GroupNorm, Upsample
 
 NORM_EPS = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -79,9 +79,9 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, eps=NORM_EPS)
+        self.norm1 = GroupNorm(groups, c_in, eps=NORM_EPS)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps=NORM_EPS)
+        self.norm2 = GroupNorm(groups, c_out, eps=NORM_EPS)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         if c_in != c_out:
             self.nin_shortcut = nn.Conv2d(c_in, c_out, 1)
@@ -98,7 +98,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
+        self.norm = GroupNorm(groups, channels, eps=NORM_EPS)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -177,7 +177,7 @@ class Encoder(nn.Module):
             channels = width
         self.down = nn.ModuleList(levels)
         self.mid = Middle(channels, groups)
-        self.norm_out = nn.GroupNorm(groups, channels, eps=NORM_EPS)
+        self.norm_out = GroupNorm(groups, channels, eps=NORM_EPS)
         self.conv_out = nn.Conv2d(channels, 2 * params.z_channels, 3, padding=1)
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -214,7 +214,7 @@ class Decoder(nn.Module):
             levels.insert(0, Level(channels, widths[index], params.num_res_blocks + 1, groups, upsample=up))
             channels = widths[index]
         self.up = nn.ModuleList(levels)
-        self.norm_out = nn.GroupNorm(groups, channels, eps=NORM_EPS)
+        self.norm_out = GroupNorm(groups, channels, eps=NORM_EPS)
         self.conv_out = nn.Conv2d(channels, params.out_ch, 3, padding=1)
 
     def make_upsample(self, params: AutoencoderParams, index: int) -> nn.Module:

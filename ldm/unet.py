@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.attention import BasicTransformerBlock, KeysValues, SpatialTransformer
-from ldm.layers import Upsample, zero_init
+from ldm.layers import GroupNorm, Upsample, zero_init
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class ResBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, emb_width: int, *, norm_groups: int, dropout: float) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(norm_groups, c_in, eps=1e-5), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1)
+            GroupNorm(norm_groups, c_in, eps=1e-5), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_width, c_out))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(norm_groups, c_out, eps=1e-5),
+            GroupNorm(norm_groups, c_out, eps=1e-5),
             nn.SiLU(),
             nn.Dropout(dropout),
             zero_init(nn.Conv2d(c_out, c_out, 3, padding=1)),
@@ -194,6 +194,20 @@ class UNetEncoder(nn.Module):
         emb = self.embed_time(t)
         return [block.shift(emb) for block in self.modules() if isinstance(block, ResBlock)]
 
+    @property
+    def encoder_res_blocks(self) -> int:
+        """Residual blocks among the input blocks and in the middle block."""
+        return self._in_encoder(ResBlock)
+
+    @property
+    def encoder_transformers(self) -> int:
+        """Transformer blocks among the input blocks and in the middle block."""
+        return self._in_encoder(BasicTransformerBlock)
+
+    def _in_encoder(self, kind: type[nn.Module]) -> int:
+        stages = (*self.input_blocks, self.middle_block)
+        return sum(isinstance(module, kind) for stage in stages for module in stage.modules())
+
     def transformer_blocks(self) -> list[BasicTransformerBlock]:
         """In the order in which they run."""
         return [block for block in self.modules() if isinstance(block, BasicTransformerBlock)]
@@ -221,7 +235,7 @@ class UNetModel(UNetEncoder):
                 channels = width
         self.output_blocks = nn.ModuleList(stages)
         self.out = nn.Sequential(
-            nn.GroupNorm(params.norm_num_groups, channels, eps=1e-5),
+            GroupNorm(params.norm_num_groups, channels, eps=1e-5),
             nn.SiLU(),
             zero_init(nn.Conv2d(channels, params.out_channels, 3, padding=1)),
         )
@@ -251,15 +265,26 @@ class UNetModel(UNetEncoder):
     ) -> Tensor:
         """`forward` with what depends on t or on the context alone already computed."""
         shifts, pairs = iter(time_shifts), iter(keys_values)
-        skips = []
-        h = x
-        for stage in self.input_blocks:
-            h = stage(h, shifts, pairs)
-            skips.append(h)
-        h = self.middle_block(h, shifts, pairs)
+        return self.decode(self.encode(x, shifts, pairs), control, shifts, pairs)
+
+    def encode(self, x: Tensor, shifts: Iterator[Tensor], keys_values: Iterator[KeysValues]) -> list[Tensor]:
+        """Outputs of all input blocks, then of the middle block; needs no control."""
+        outputs = [x]
+        for stage in (*self.input_blocks, self.middle_block):
+            outputs.append(stage(outputs[-1], shifts, keys_values))
+        return outputs[1:]
+
+    def decode(
+        self,
+        encoded: Sequence[Tensor],
+        control: Sequence[Tensor] | None,
+        shifts: Iterator[Tensor],
+        keys_values: Iterator[KeysValues],
+    ) -> Tensor:
+        """The rest of `body`, from what `encode` gives."""
         if control is not None:
-            h = h + control[-1]
-            skips = [skip + add for skip, add in zip(skips, control[:-1], strict=True)]
+            encoded = [h + add for h, add in zip(encoded, control, strict=True)]
+        *skips, h = encoded
         for stage, skip in zip(self.output_blocks, reversed(skips), strict=True):
-            h = stage(torch.cat([h, skip], dim=1), shifts, pairs)
+            h = stage(torch.cat([h, skip], dim=1), shifts, keys_values)
         return self.out(h)

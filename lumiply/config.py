@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from cldm import ControlLDM, ControlLDMParams, ControlNet, ControlNetParams, IntrinsicsParams
 from ldm.autoencoder import AutoencoderKL, AutoencoderParams
@@ -177,6 +175,9 @@ def load_config(path: str | PathLike[str]) -> ControlLDMParams:
 
 
 def _read(path: Path) -> Any:
+    from omegaconf import OmegaConf  # here, since a model can be built without a file
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except FileNotFoundError as exc:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, h200, samplers, stream
+from benchmarks import bench, h200, samplers, stream, variants
+from benchmarks.crew import Crew
+from benchmarks.exclusive import Exclusive
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
 from lumiply.engine.pipeline import Pipeline
+from lumiply.errors import UserError
 from tests.nano import nano_adaptor, nano_model
 
 
@@ -61,6 +66,23 @@ def test_samplers_prints_a_row_a_number_of_steps(tmp_path, capsys):
     assert found["ddim"]["1"][0] > found["ddim"]["2"][0] > 0  # more steps come nearer
 
 
+def test_samplers_compares_rendered_rooms_with_their_truth(tmp_path, capsys, monkeypatch):
+    from PIL import Image
+
+    room = bench.photo_of(64, 48)
+    lit = {"red": np.asarray(Image.new("RGB", room.size, (200, 60, 60)))}
+    monkeypatch.setattr(samplers, "rooms_of", lambda folder, count: [samplers.Subject(room, lit)] * count)
+    samplers.main(["--device", "cpu", "--quick", "--colors", "red", "--rooms", str(tmp_path), "--count", "2"])
+    printed = capsys.readouterr().out
+    assert "2 photos" in printed and "ddim, dB to the truth" in printed
+
+
+def test_samplers_says_how_many_rooms_there_are(tmp_path):
+    pytest.importorskip("skimage")
+    with pytest.raises(UserError, match="holds 0 rooms, 3 were asked for"):
+        samplers.rooms_of(tmp_path, 3)
+
+
 def test_stream_serves_the_same_arrivals_both_ways(tmp_path, capsys):
     stream.main(["--model", "nano", "--device", "cpu", "--requests", "4", "--steps", "2", "--loads", "0.7",
                  "--out", str(tmp_path / "p.json")])  # fmt: skip
@@ -71,21 +93,68 @@ def test_stream_serves_the_same_arrivals_both_ways(tmp_path, capsys):
     assert "whole jobs" in capsys.readouterr().out
 
 
-def test_the_gpu_plan_writes_each_variant_as_it_goes_and_survives_one_that_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(h200, "plain_model", nano_model)
+TOY = ["--model", "nano", "--device", "cpu", "--backend", "eager"]
 
-    def refuse(function, **options):
-        raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(h200, "compile_step", refuse)
-    h200.main(
-        ["--device", "cpu", "--out", str(tmp_path), "--steps", "2", "--repeats", "1", "--sizes", "1", "2"]
-    )
+def test_the_gpu_plan_goes_on_after_a_part_that_fails_and_says_which_bars_are_reached(
+    tmp_path, monkeypatch, capsys
+):
+    def refuse(plan, kind):
+        raise RuntimeError("no start here")
+
+    monkeypatch.setattr(h200.Plan, "start", refuse)
+    h200.main([*TOY, "--out", str(tmp_path), "--steps", "2", "--sizes", "7", "1", "--slots", "0"])
+    found, printed = json.loads((tmp_path / "h200.json").read_text()), capsys.readouterr().out
+    assert found["quality"]["worst_db"] > 45 and found["original"]["ratio"] > 0
+    assert "no start here" in found["start, converted"]["failed"]
+    assert found["compile_from_cache"]["7"] == "no form was compiled in time"
+    assert set(found["growth"]) >= {"1 colours", "2 photos, 7 colours each", "64 x 48, 7 colours"}
+    assert found["stream"]["loads"] and found["finished"] is True
+    assert "seven colours, s" in printed and "not measured" in printed
+
+
+def test_the_gpu_plan_skips_what_there_is_no_time_for(tmp_path):
+    h200.main([*TOY, "--out", str(tmp_path), "--slots", "0", "--budget", "0"])
     found = json.loads((tmp_path / "h200.json").read_text())
-    assert found["eager 1"]["ms_per_step"] > 0 and found["eager 2"]["ms_per_step"] > 0
-    assert found["psnr float32 float32"]["worst_db"] > 45
-    assert "no compiler here" in found["compiled 1"]["failed"]
-    assert found["finished"] is True
+    assert "are needed" in found["matrix product"]["skipped"] and "end_to_end" not in found
+
+
+def test_a_compiled_form_is_measured_against_the_plain_network(tmp_path):
+    out = tmp_path / "whole.json"
+    variants.main(["side by side", "--size", "2", *TOY, "--repeats", "1",
+                   "--out", str(out), "--lock", str(tmp_path / "lock")])  # fmt: skip
+    found = json.loads(out.read_text())
+    assert found["relative_error"] < 1e-5 and found["captured"]["ms"] > 0 and found["ended"] is True
+    assert found["kernels"]["by_kind"]["convolution"]["ms"] > 0
+
+
+def test_a_form_that_fails_is_told_and_the_next_one_gets_its_place(tmp_path):
+    crew = Crew(tmp_path, [*TOY, "--lock", str(tmp_path / "no" / "lock")], slots=1)
+    members = [crew.ask("eager", size) for size in (1, 2)]
+    assert members[1].process is None
+    crew.wait(members, lambda: 1.0)
+    assert (
+        all("No such file" in found["failed"] for found in crew.found().values()) and len(crew.found()) == 2
+    )
+    crew.stop()
+
+
+def test_the_gpu_is_one_process_s_at_a_time_and_nobody_waits_for_ever(tmp_path):
+    with closing(Exclusive(tmp_path / "lock")) as ours, closing(Exclusive(tmp_path / "lock")) as theirs:
+        assert theirs.acquire() and not ours.acquire(patience=0.05)
+        theirs.release()
+        assert ours.acquire(patience=0.05)
+
+
+def test_kernels_are_known_by_their_names():
+    names = {
+        "triton_red_fused_var_mean_12": "fused by the compiler",
+        "sm90_xmma_fprop_implicit_gemm_f16f16": "convolution",
+        "nvjet_hsh_128x256_64x4_coopA_NNT": "matrix product",
+        "void pytorch_flash::flash_fwd_kernel<...>": "attention",
+        "void cudnn::ops::nchwToNhwcKernel<...>": "layout copies",
+    }
+    assert {name: variants.kind_of(name) for name in names} == names
 
 
 def test_results_are_on_disk_after_every_entry(tmp_path):

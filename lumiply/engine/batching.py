@@ -105,7 +105,8 @@ class StepBatch(Generic[Owner]):
             whole = self._conditions
         x = torch.cat([group._x for group in groups]).contiguous(memory_format=torch.channels_last)
         times = [group._t for group in groups for _ in range(group.rows)]
-        t = torch.tensor(times, dtype=torch.long, device=x.device)
+        t = torch.tensor(times, dtype=torch.long, pin_memory=x.device.type == "cuda")
+        t = t.to(x.device, non_blocking=True)  # a plain copy would wait for the step before
 
         def part(start: int, stop: int) -> Tensor:
             conditions = whole if stop - start == whole.batch else whole.rows(start, stop)

@@ -25,13 +25,13 @@ class Task:
 
     Attributes:
         name: in words, for the log.
-        function: what to compile.
+        build: makes what is compiled, of a function that compiles.
         example: gives inputs like those to come, made when they are needed.
         install: takes the compiled function, which has then run once.
     """
 
     name: str
-    function: Callable[..., Tensor]
+    build: Callable[[Compile], Callable[..., Tensor]]
     example: Callable[[], tuple[Tensor, ...]]
     install: Callable[[Callable[..., Tensor]], None]
 
@@ -77,7 +77,7 @@ class BackgroundCompiler:
                 return
             began = time.perf_counter()
             try:
-                compiled = self._compile(task.function)
+                compiled = task.build(self._compile)
                 compiled(*task.example())
             except Exception as error:
                 log.warning(

@@ -22,6 +22,7 @@ from lumiply.colors import in_palette_order
 from lumiply.engine.batching import Group, StepBatch
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.memory import BatchLimit
+from lumiply.engine.pace import Pace
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
@@ -94,6 +95,7 @@ class LocalEngine:
             lambda x, t, conditions: self._pipeline.stepper(x, t, conditions),
             BatchLimit(max_batch, "denoising"),
         )
+        self._pace = Pace(pipeline.device)
         self._entering: Render | None = None  # some of its pictures had no room yet
         self._resizers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "lumiply-resize")
         self._worker = threading.Thread(target=self._work, name="lumiply-engine", daemon=True)
@@ -264,7 +266,9 @@ class LocalEngine:
                 render.check(self._closing)
         if not self._batch.groups:
             return
-        for group in self._advance(running):
+        ended = self._advance(running)
+        self._pace()
+        for group in ended:
             group.owner.take(group)
         for render in running:
             if not render.future.done():

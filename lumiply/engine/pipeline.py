@@ -13,11 +13,12 @@ from torch import Tensor
 from cldm import ControlLDM, StepConditions, StepNetwork
 from ldm.layers import Upsample
 from ldm.sampling import SAMPLERS, StepCallback, sample
-from lumiply.engine.compiling import Task
+from lumiply.engine.compiling import Compile, Task
 from lumiply.engine.memory import BatchLimit
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_bytes, to_picture
 from lumiply.engine.protocol import Stage
+from lumiply.engine.side_by_side import SideBySide
 from lumiply.engine.stepper import Stepper
 from lumiply.errors import RenderError, UserError
 from lumiply.weights import Adaptor
@@ -233,8 +234,12 @@ class Pipeline:
                 del self._decoders[len(z)]
         return self._decode_plainly(*inputs)
 
-    def compile_tasks(self, sizes: Sequence[int]) -> list[Task]:
-        """What is worth compiling: the step at each batch size, and the decoder, after the first of them."""
+    def compile_tasks(self, sizes: Sequence[int], *, side_by_side: bool = False) -> list[Task]:
+        """What is worth compiling: the step at each batch size, and the decoder, after the first of them.
+
+        Args:
+            side_by_side: compile ControlNet and UNet apart, so that they run on streams of their own on a GPU.
+        """
         params, device = self.params, self.device
 
         def channels_last(size: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -255,10 +260,16 @@ class Pipeline:
             features = self.features(Image.new("RGB", (self.picture_size, self.picture_size)))
             return channels_last(1, params.channels, self.decode_dtype), features.image, *features.levels
 
+        def build_step(compile: Compile) -> Callable[..., Tensor]:
+            if not side_by_side:
+                return compile(self.network)
+            stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+            return SideBySide(self.network, compile, stream=stream)
+
         def step_task(size: int) -> Task:
             return Task(
                 f"the step of {size} pictures",
-                self.network,
+                build_step,
                 lambda: step_inputs(size),
                 lambda compiled: self.stepper.use(size, compiled),
             )
@@ -266,7 +277,10 @@ class Pipeline:
         def install_decoder(compiled: Callable[..., Tensor]) -> None:
             self._decoders[1] = compiled
 
-        decoder = Task("the decoder", self._decode_plainly, decoder_inputs, install_decoder)
+        def build_decoder(compile: Compile) -> Callable[..., Tensor]:
+            return compile(self._decode_plainly)
+
+        decoder = Task("the decoder", build_decoder, decoder_inputs, install_decoder)
         steps = [step_task(size) for size in sizes]
         return [*steps[:1], decoder, *steps[1:]]
 

@@ -42,6 +42,7 @@ class Stepper:
         self._capture = capture
         self._compiled: dict[int, StepFunction] = {}
         self._replays: dict[int, tuple[StepFunction, Callable[[], Tensor]]] = {}
+        self._uncapturable: set[tuple[int, StepFunction]] = set()
         self._static: tuple[Tensor, Tensor, StepConditions] | None = None
         self._last: StepConditions | None = None
 
@@ -65,16 +66,17 @@ class Stepper:
         """
         batch = x.shape[0]
         size = self.padded(batch)
-        if self._capture is not None and size <= self.sizes[-1]:
+        refused = (size, self._compiled.get(size, self._network)) in self._uncapturable
+        if self._capture is not None and size <= self.sizes[-1] and not refused:
             try:
                 return self._replay(size, x, t, conditions)[:batch].clone()
             except torch.OutOfMemoryError:
                 self._forget()
                 raise
             except Exception:
-                log.exception("this device captures no graphs; steps are launched one by one from now on")
+                log.exception("steps of %d pictures are not captured; they are launched one by one", size)
+                self._uncapturable.add((size, self._compiled.get(size, self._network)))
                 self._forget()
-                self._capture = None
         inputs = (x, t, conditions.hint_features, conditions.keys_values)
         compiled = self._compiled.get(batch)
         if compiled is not None:

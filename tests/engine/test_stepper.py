@@ -11,7 +11,9 @@ from torch import Tensor
 
 from cldm import StepConditions
 from lumiply.engine.compiling import BackgroundCompiler, Task, keep_compiled_code
+from lumiply.engine.pace import Pace
 from lumiply.engine.pipeline import Pipeline
+from lumiply.engine.side_by_side import SideBySide
 from lumiply.engine.stepper import Stepper
 from tests.nano import nano_adaptor, nano_model, nano_pipeline
 
@@ -28,8 +30,16 @@ def inputs(batch: int, seed: int = 0) -> tuple[Tensor, Tensor, StepConditions]:
     return x, t, StepConditions(hint, keys_values)
 
 
+def plain_step(*tensors: Tensor) -> Tensor:
+    return nano_pipeline().network(*tensors)
+
+
 def plain(x: Tensor, t: Tensor, conditions: StepConditions) -> Tensor:
     return nano_pipeline().network(x, t, conditions.hint_features, conditions.keys_values)
+
+
+def build(compile: Callable) -> Callable[..., Tensor]:
+    return compile(torch.neg)
 
 
 class FakeCapture:
@@ -95,7 +105,40 @@ def test_a_device_that_cannot_capture_is_asked_once(caplog):
     stepper = Stepper(nano_pipeline().network, capture=broken)
     for _ in range(2):
         assert torch.allclose(stepper(*inputs(2)), plain(*inputs(2)), atol=1e-5)
-    assert len(calls) == 1 and "captures no graphs" in caplog.text
+    assert len(calls) == 1 and "2 pictures are not captured" in caplog.text
+
+
+@torch.inference_mode()
+def test_what_could_not_be_captured_is_tried_again_once_it_is_compiled(capture):
+    stepper = Stepper(nano_pipeline().network, sizes=(1, 2), capture=capture)
+    refusals = [RuntimeError("another thread was in the way")]
+
+    def once(run):
+        if refusals:
+            raise refusals.pop()
+        return capture(run)
+
+    stepper._capture = once
+    stepper(*inputs(2))
+    stepper(*inputs(1))  # another size is captured all the same
+    assert capture.sizes == [1]
+    stepper.use(2, plain_step)
+    assert torch.allclose(stepper(*inputs(2)), plain(*inputs(2)), atol=1e-5) and capture.sizes == [1, 2]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.inference_mode()
+def test_control_and_encoder_side_by_side_are_the_same_step(batch):
+    compiled: list[str] = []
+
+    def note(function):
+        compiled.append(function.__name__)
+        return function
+
+    x, t, conditions = inputs(batch)
+    step = SideBySide(nano_pipeline().network, note)
+    v = step(x, t, conditions.hint_features, conditions.keys_values)
+    assert torch.equal(v, plain(x, t, conditions)) and compiled == ["correct", "encode", "decode"]
 
 
 @torch.inference_mode()
@@ -138,7 +181,7 @@ def test_nobody_waits_for_a_compilation_and_it_takes_over_when_ready():
         assert gate.wait(WAIT)
         return function
 
-    task = Task("a step", torch.neg, lambda: (torch.ones(1),), installed.append)
+    task = Task("a step", build, lambda: (torch.ones(1),), installed.append)
     compiler = BackgroundCompiler([task], compile=slow)
     assert not installed and not compiler.wait(0)
     gate.set()
@@ -150,7 +193,7 @@ def test_a_compilation_that_fails_is_logged_and_changes_nothing(caplog):
         raise RuntimeError("no C++ compiler")
 
     installed: list = []
-    tasks = [Task(f"step {n}", torch.neg, lambda: (torch.ones(1),), installed.append) for n in (1, 2)]
+    tasks = [Task(f"step {n}", build, lambda: (torch.ones(1),), installed.append) for n in (1, 2)]
     with caplog.at_level("WARNING"):
         assert BackgroundCompiler(tasks, compile=broken).wait(WAIT)
     assert not installed
@@ -165,7 +208,7 @@ def test_a_closed_compiler_begins_nothing_more():
         assert gate.wait(WAIT)
         return function
 
-    tasks = [Task(f"step {n}", torch.neg, lambda: (torch.ones(1),), installed.append) for n in (1, 2)]
+    tasks = [Task(f"step {n}", build, lambda: (torch.ones(1),), installed.append) for n in (1, 2)]
     compiler = BackgroundCompiler(tasks, compile=slow)
     assert entered.wait(WAIT)
     compiler.close()
@@ -173,7 +216,28 @@ def test_a_closed_compiler_begins_nothing_more():
     assert compiler.wait(WAIT) and len(installed) == 1
 
 
-def test_the_step_and_the_decoder_are_traced_whole_and_never_again_by_a_render():
+def test_launching_is_never_more_than_one_step_ahead_of_the_gpu():
+    log: list[str] = []
+
+    class Event:
+        def __init__(self) -> None:
+            self.number = sum(line.startswith("record") for line in log) + 1
+
+        def record(self) -> None:
+            log.append(f"record {self.number}")
+
+        def synchronize(self) -> None:
+            log.append(f"wait for {self.number}")
+
+    pace = Pace(torch.device("cuda"), Event)
+    for _ in range(3):
+        pace()
+    assert log == ["record 1", "record 2", "wait for 1", "record 3", "wait for 2"]
+    assert Pace(torch.device("cpu"))._event is None
+
+
+@pytest.mark.parametrize("side_by_side, graphs", [(False, 2), (True, 4)])
+def test_the_step_and_the_decoder_are_traced_whole_and_never_again_by_a_render(side_by_side, graphs):
     """With torch.compile itself, less its code generation, which takes minutes."""
     traced: list[torch.fx.GraphModule] = []
 
@@ -187,13 +251,15 @@ def test_the_step_and_the_decoder_are_traced_whole_and_never_again_by_a_render()
     photo = Image.new("RGB", (40, 30), (120, 90, 60))
     before = pipeline.relight(photo, ["white", "red"], seed=1, steps=3)
     compiler = BackgroundCompiler(
-        pipeline.compile_tasks((2,)),
+        pipeline.compile_tasks((2,), side_by_side=side_by_side),
         compile=lambda function: torch.compile(function, fullgraph=True, dynamic=False, backend=backend),
     )
     assert compiler.wait(WAIT)
-    assert len(traced) == 2 and list(pipeline.stepper._compiled) == [2] and list(pipeline._decoders) == [1]
+    assert (
+        len(traced) == graphs and list(pipeline.stepper._compiled) == [2] and list(pipeline._decoders) == [1]
+    )
     after = pipeline.relight(photo, ["white", "red"], seed=1, steps=3)
-    assert len(traced) == 2
+    assert len(traced) == graphs
     assert all(after[color].tobytes() == before[color].tobytes() for color in before)
 
 

@@ -1,0 +1,62 @@
+"""A start as a user sees it, in a fresh process: to an engine that is ready, and to its first pictures.
+
+    python -m benchmarks.cold --ckpt-dir ckpt --adaptors-dir adaptors --out FILE.json
+
+Nothing is compiled or captured before; compilation begins in the background, as it does in the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+BEGAN = time.perf_counter()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ckpt-dir", type=Path, default=Path("ckpt"))
+    parser.add_argument("--adaptors-dir", type=Path, default=Path("adaptors"))
+    parser.add_argument("--model", default="full", choices=("full", "mini"))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(arguments)
+
+    import torch
+
+    from benchmarks.bench import photo_of
+    from benchmarks.measure import Results, machine
+    from lumiply.colors import COLORS
+    from lumiply.engine.start import initialize_engine
+    from lumiply.settings import Settings
+
+    results = Results(given.out, machine(torch.device(given.device)))
+    results.put("import_s", time.perf_counter() - BEGAN)
+    photo = photo_of(860, 860)
+    with tempfile.TemporaryDirectory() as cache:
+        settings = Settings(
+            model=given.model, device=given.device, ckpt_dir=given.ckpt_dir, adaptors_dir=given.adaptors_dir,
+            steps=given.steps, cache_dir=Path(cache),
+        )  # fmt: skip
+        began = time.perf_counter()
+        engine = initialize_engine(settings)
+        results.put("ready_s", time.perf_counter() - began)
+        results.put("weights", engine.info.weights)
+        for name, colors in (("first_image_s", COLORS[:1]), ("seven_s", COLORS), ("seven_again_s", COLORS)):
+            began = time.perf_counter()
+            engine.submit(photo, engine.info.colors[: len(colors)]).result()
+            results.put(name, time.perf_counter() - began)
+    results.put("ended", True)
+
+
+if __name__ == "__main__":
+    os.setpgrp()  # whoever started this ends its compiler's processes with it
+    main()
+    os._exit(0)  # what is being compiled is not waited for

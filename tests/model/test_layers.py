@@ -1,0 +1,53 @@
+"""Layers that have a second form for compilers compute the same in it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ldm.layers import GroupNorm
+
+
+def norm_and_input(dtype: torch.dtype, layout: torch.memory_format) -> tuple[GroupNorm, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    norm = GroupNorm(4, 24, eps=1e-5)
+    with torch.no_grad():
+        norm.weight.copy_(1 + 0.3 * torch.randn(24, generator=generator))
+        norm.bias.copy_(torch.randn(24, generator=generator))
+    x = torch.randn(3, 24, 9, 7, generator=generator)
+    x = x * torch.linspace(0.1, 5, 24).view(1, -1, 1, 1) + torch.linspace(-20, 30, 24).view(1, -1, 1, 1)
+    return norm.to(dtype), x.to(dtype).contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_moments_by_channel_are_those_of_the_group(layout):
+    norm, x = norm_and_input(torch.float32, layout)
+    exact = F.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
+    ours = norm.by_channel(x)
+    assert float((ours - exact).norm() / exact.norm()) < 1e-6
+    assert ours.stride() == x.stride()
+
+
+@torch.no_grad()
+def test_in_half_precision_it_is_rounded_once(layout=torch.channels_last):
+    norm, x = norm_and_input(torch.float16, layout)
+    ours, exact = norm.by_channel(x), norm.float()(x.float())
+    assert ours.dtype is torch.float16
+    assert float((ours.float() - exact).abs().max() / exact.abs().max()) < 1e-3
+
+
+@torch.no_grad()
+def test_a_compiler_gets_the_form_by_channel_and_nobody_else():
+    norm, x = norm_and_input(torch.float32, torch.channels_last)
+    traced: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, example):
+        traced.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled = torch.compile(norm, backend=backend, fullgraph=True)(x)
+    assert any("var_mean" in name for name in traced) and not any("group_norm" in name for name in traced)
+    assert torch.equal(norm(x), F.group_norm(x, 4, norm.weight, norm.bias, norm.eps))
+    assert torch.allclose(compiled, norm(x), atol=1e-5)

@@ -52,6 +52,8 @@ def announce(service: Service) -> None:
     """Say where the server is."""
     click.echo(f"Lumiply serves at {service.public_url}  (Ctrl-C ends)")
     click.echo(f"  COLAB_WEBHOOK_URL={service.webhook_url}")
+    if service.settings.page != "off":
+        click.echo(f"  Web page: {service.page_url}")
 
 
 def wait_for_engine(slot: EngineSlot, stop: threading.Event) -> None:

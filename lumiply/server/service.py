@@ -56,6 +56,12 @@ class Service:
         return f"{self.public_url}/process" + (f"?{urlencode({TOKEN_QUERY: token})}" if token else "")
 
     @property
+    def page_url(self) -> str:
+        """Address of the web page, with the token if there is one, so that it need not be typed."""
+        token = self._site.token
+        return f"{self.public_url}/" + (f"?{urlencode({TOKEN_QUERY: token})}" if token else "")
+
+    @property
     def token(self) -> str | None:
         """What calls must carry; None: nothing."""
         return self._site.token

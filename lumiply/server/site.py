@@ -13,7 +13,7 @@ from flask import Flask, current_app, request
 from werkzeug.exceptions import BadRequest
 
 from lumiply.engine.protocol import Engine
-from lumiply.server.auth import SIGNATURE_QUERY, ResultSigner, load_secret, require_token
+from lumiply.server.auth import SIGNATURE_QUERY, ResultSigner, load_secret, new_token, require_token
 from lumiply.server.callbacks import Callbacks
 from lumiply.server.dispatch import RenderQueue
 from lumiply.server.jobs import Jobs
@@ -81,6 +81,8 @@ class Site:
             "lumiply_engine_ready", "1 while a loaded engine makes progress.", lambda: slot.state == "ready"
         )
         public_url, token = settings.public_url, settings.token
+        if token is None and settings.page == "token":
+            token = new_token()
         return cls(settings, slot, store, queue, jobs, sweeper, callbacks, metrics, public_url, token)
 
     def install(self, app: Flask) -> None:

@@ -21,12 +21,12 @@ const EN = {
   preset: "Preset", presetAuto: "Automatic", presetExact: "Exact", presetBalanced: "Balanced", presetFast: "Fast",
   relight: "Relight", other: "Another photo", cancel: "Cancel", change: "Change lamp or settings",
   uploading: "Sending the photo", rendering: "Lighting your room", queued: "Waiting in line",
-  queuedText: "{n} before yours", loadingText: "The model is still loading; yours starts by itself.",
-  brokenText: "The connection broke. Trying again.", readyText: "{n} of 7 colours are ready",
+  queuedText: "{n} before yours", waking: "The model is loading", wakingText: "Yours starts by itself once it has.",
+  broken: "The connection broke", brokenText: "Trying again.", readyText: "{n} of 7 colours are ready",
   before: "Before", after: "After", split: "How much of the photo before is shown",
   palette: "Colour of the lamp", light: "{color} light", waitingFor: "{color}, still rendering", failedColor: "{color}, not available",
   save: "Download this one", saveAll: "Download all", missing: "{colors}: not available from this server.",
-  history: "Earlier rooms", clear: "Forget all", forget: "Forget this room", openRoom: "Open this room", unfinished: "not finished",
+  history: "Earlier rooms", clear: "Forget all", clearSure: "Forget all rooms? Their pictures are kept nowhere else.", forget: "Forget this room", openRoom: "Open this room", unfinished: "not finished",
   historyNote: "Kept in this browser only.",
   ready: "Ready", loading: "The model is loading", failedModel: "The model could not be loaded", offline: "No connection to the server",
   retry: "Try again", dismiss: "Close",
@@ -34,7 +34,7 @@ const EN = {
   tokenWrong: "That token was not accepted.", token: "Token", go: "Continue",
   photoAlt: "The photo", roomIn: "The room in {color} light",
   white: "White", red: "Red", orange: "Orange", yellow: "Yellow", green: "Green", blue: "Blue", purple: "Purple",
-  language: "한국어",
+  language: "한국어", languageCode: "ko",
 };
 
 const KO = {
@@ -58,12 +58,12 @@ const KO = {
   preset: "프리셋", presetAuto: "자동", presetExact: "정확하게", presetBalanced: "균형 있게", presetFast: "빠르게",
   relight: "불 켜기", other: "다른 사진", cancel: "취소", change: "조명이나 설정 바꾸기",
   uploading: "사진을 보내고 있습니다", rendering: "불을 켜고 있습니다", queued: "차례를 기다리고 있습니다",
-  queuedText: "앞에 {n}건이 있습니다", loadingText: "모델을 불러오는 중입니다. 끝나면 바로 시작합니다.",
-  brokenText: "연결이 끊어져 다시 시도하고 있습니다.", readyText: "일곱 색 가운데 {n}색이 준비되었습니다",
+  queuedText: "앞에 {n}건이 있습니다", waking: "모델을 불러오고 있습니다", wakingText: "끝나면 바로 시작합니다.",
+  broken: "연결이 끊어졌습니다", brokenText: "다시 시도하고 있습니다.", readyText: "일곱 색 가운데 {n}색이 준비되었습니다",
   before: "전", after: "후", split: "조명을 켜기 전 사진이 보이는 범위",
   palette: "조명 색", light: "{color} 조명", waitingFor: "{color}, 렌더링 중", failedColor: "{color}, 사용할 수 없음",
   save: "이 사진 내려받기", saveAll: "모두 내려받기", missing: "{colors}: 이 서버에서는 사용할 수 없습니다.",
-  history: "지난 작업", clear: "모두 지우기", forget: "이 방 지우기", openRoom: "이 방 열기", unfinished: "미완료",
+  history: "지난 작업", clear: "모두 지우기", clearSure: "지난 작업을 모두 지울까요? 사진은 이 브라우저에만 있습니다.", forget: "이 방 지우기", openRoom: "이 방 열기", unfinished: "미완료",
   historyNote: "이 브라우저에만 저장됩니다.",
   ready: "준비됨", loading: "모델을 불러오는 중", failedModel: "모델을 불러오지 못했습니다", offline: "서버에 연결할 수 없음",
   retry: "다시 시도", dismiss: "닫기",
@@ -71,7 +71,7 @@ const KO = {
   tokenWrong: "토큰이 맞지 않습니다.", token: "토큰", go: "계속",
   photoAlt: "방 사진", roomIn: "{color} 조명을 켠 방",
   white: "흰색", red: "빨간색", orange: "주황색", yellow: "노란색", green: "초록색", blue: "파란색", purple: "보라색",
-  language: "English",
+  language: "English", languageCode: "en",
 };
 
 /** Korean only where the server has no sentence of its own: its sentences are Korean already. */

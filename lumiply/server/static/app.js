@@ -11,8 +11,6 @@ import { zip } from "./zip.js";
 /** Longest side that is sent. Above it a photo gains nothing: the model works at a fraction of it. */
 const LONGEST = 2048;
 const OPEN = "lumiply.open";
-/** Share of a render that its steps are; the pictures must then still be made, and come over. */
-const STEPS = 0.9;
 
 const $ = (id) => document.getElementById(id);
 const history = new History();
@@ -78,9 +76,10 @@ function paintSwatch(name) {
 function paintPhase() {
   const ready = room ? Object.keys(room.results).length : 0;
   $("stage-name").textContent = say(phase.name);
-  $("stage-text").textContent = phase.text || (ready ? say("readyText", { n: ready }) : "");
-  const share = phase.name === "uploading" ? phase.share : COLORS.reduce((sum, name) => sum + (pictures[name] ? 1 : STEPS * (shares[name] ?? 0)), 0) / COLORS.length;
-  if (share) $("progress").value = share;
+  const share = phase.name === "uploading" ? phase.share : COLORS.reduce((sum, name) => sum + (pictures[name] ? 1 : shares[name] ?? 0), 0) / COLORS.length;
+  const finishing = phase.name === "rendering" && share === 1 && ready < COLORS.length; // all steps done, and no pictures yet
+  $("stage-text").textContent = phase.text || say(ready ? "readyText" : finishing ? "finishingText" : "", { n: ready });
+  if (share && !finishing) $("progress").value = share;
   else $("progress").removeAttribute("value");
 }
 
@@ -500,7 +499,8 @@ async function checkHealth() {
     // shown as offline
   }
   $("health-dot").dataset.state = state;
-  $("health").textContent = say(state) + (state === "ready" ? detail : "");
+  $("health").textContent = say(state);
+  $("model").textContent = state === "ready" ? detail : "";
   healthTimer = setTimeout(checkHealth, state === "ready" ? 60_000 : 4_000);
 }
 

@@ -202,7 +202,8 @@ class Settings:
     auth: str = _setting(
         "auto",
         _choice("auto", "none"),
-        "auto: calls need the token if there is one, and opening a tunnel makes one; none: open to everyone.",
+        "auto: calls need the token if there is one, and opening a tunnel makes one, which the results folder keeps;"
+        " none: open to everyone.",
     )
     token: str | None = _setting(
         None,

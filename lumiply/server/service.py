@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from lumiply.engine.protocol import Engine
 from lumiply.server.app import create_app
-from lumiply.server.auth import TOKEN_QUERY, new_token
+from lumiply.server.auth import TOKEN_QUERY
 from lumiply.server.site import site_of
 from lumiply.server.slot import EngineSlot
 from lumiply.server.thread import FlaskServerThread
@@ -82,8 +82,7 @@ class Service:
             raise
         if public_url is not None:
             self._site.public_url = public_url
-            if self._site.token is None and self.settings.auth == "auto":
-                self._site.token = new_token()
+            self._site.need_token()
         return self
 
     def announcement(self) -> str:

@@ -45,8 +45,8 @@ _services: list[Service] = []  # at most one: what the last `serve` started
 def read_settings(**cell: Any) -> Settings:
     """The settings: those of the environment, then the cell's, then the defaults.
 
-    The ngrok token comes from the environment, else from Colab's secrets, else, where the tunnel is wanted, from
-    a prompt that shows nothing.
+    Tokens come from the environment, else from Colab's secrets; ngrok's, where the tunnel is wanted, else from a
+    prompt that shows nothing.
 
     Raises:
         SettingsError: a name or value that cannot be meant.
@@ -57,6 +57,8 @@ def read_settings(**cell: Any) -> Settings:
         if token is None and named.get("tunnel", os.environ.get(PREFIX + "TUNNEL")) == "ngrok":
             token = _prompt("ngrok authtoken (https://dashboard.ngrok.com/get-started/your-authtoken): ")
         named.setdefault("ngrok_authtoken", token)
+    if not os.environ.get(PREFIX + "TOKEN"):
+        named.setdefault("token", _colab_secret(PREFIX + "TOKEN"))
     return Settings.from_env(**named)
 
 
@@ -179,6 +181,11 @@ def watch(service: Service, seconds: float = 0, every: float = 2.0) -> None:
 
 def status(service: Service) -> str:
     """The server's state in a few lines: address, queue, last renders, memory."""
+    if service not in _services:
+        return (
+            "서버가 꺼져 있습니다. 엔진 셀부터 다시 실행하세요"
+            " · The server has stopped: run again from the engine's cell"
+        )
     lines = [f"{'address':9} {service.public_url}"]
     if service.slot.state == "ready":
         engine = service.slot.get()

@@ -32,13 +32,16 @@ def setting_options(*names: str, flags: Mapping[str, str] | None = None) -> Call
             default = "" if field.default is None else f"; default: {field.default}"
             help = f"{field.metadata['help']}  [{PREFIX}{name.upper()}{default}]"
             flag = (flags or {}).get(name, f"--{name.replace('_', '-')}")
-            command = click.option(flag, name, metavar=_metavar(str(field.type)), help=help)(command)
+            metavar = _metavar(str(field.type), field.metadata["kind"].limit)
+            command = click.option(flag, name, metavar=metavar, help=help)(command)
         return command
 
     return decorate
 
 
-def _metavar(type_name: str) -> str:
+def _metavar(type_name: str, limit: str) -> str:
+    if limit.startswith("one of "):
+        return f"[{'|'.join(limit.removeprefix('one of ').removesuffix(', or empty').split(', '))}]"
     if type_name == "Path":
         return "DIR"
     return "TEXT" if type_name.startswith("str") else "NUMBER"

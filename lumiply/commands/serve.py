@@ -24,7 +24,7 @@ from lumiply.settings import Settings
 )  # fmt: skip
 @setting_options("ray_address", flags={"ray_address": "--address"})
 def serve(**options: Any) -> None:
-    """Answer HTTP requests until Ctrl-C.
+    """Answer HTTP requests until Ctrl-C, and show a web page at the server's address.
 
     The server listens at once and says on /health that it is alive; /process answers 503 until the model is
     loaded. A tunnel is opened only with --tunnel ngrok. SIGHUP makes it read the adaptors again.

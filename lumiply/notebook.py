@@ -227,7 +227,7 @@ def relight(
         settings: seed and steps.
         photos: a photo, or a folder of them.
         out: folder of the results, `output_COLOR.png`; with several photos, each in a folder of its name.
-        colors: some of the seven; all if empty.
+        colors: some of the seven, or one; all if empty.
 
     Returns:
         Path of each result by colour, by photo.
@@ -236,7 +236,7 @@ def relight(
         UserError: no photo is there, a photo cannot be used, or a colour is unknown.
     """
     found = find_photos(Path(photos))
-    chosen = in_palette_order(colors or COLORS)
+    chosen = in_palette_order([colors] if isinstance(colors, str) and colors else colors or COLORS)
     done: dict[Path, dict[str, Path]] = {}
     for photo, folder in zip(tqdm(found, unit="photo"), folders_for(found, Path(out)), strict=True):
         picture = read_photo(photo, settings.max_megapixels)

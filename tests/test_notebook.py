@@ -310,7 +310,7 @@ def test_several_photos_get_a_folder_each_and_one_photo_none(tmp_path: Path) -> 
     assert (tmp_path / "relit" / "second" / "output_purple.png").is_file()
     assert (engine.renders[0].seed, engine.renders[0].steps) == (5, 3)
     assert [sheet.mode for sheet in notebook.grid(results)] == ["RGB", "RGB"]
-    one = notebook.relight(engine, settings, images / "second.jpg", tmp_path / "one", ["blue"])
+    one = notebook.relight(engine, settings, images / "second.jpg", tmp_path / "one", "blue")
     assert one == {images / "second.jpg": {"blue": tmp_path / "one" / "output_blue.png"}}
     with pytest.raises(UserError, match="no photo at .*Set PHOTOS"):
         notebook.relight(engine, settings, tmp_path / "nowhere", tmp_path)

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -74,7 +75,12 @@ class Visitor:
         return self.wait(lambda: self.find("body").get_attribute("data-started"), "the page has not started")
 
     def wait(self, condition: Any, message: str) -> Visitor:
-        WebDriverWait(self.chrome, PATIENCE_S, poll_frequency=0.05).until(lambda _: condition(), message)
+        leaving = (
+            NoSuchElementException,
+            StaleElementReferenceException,
+        )  # while a page makes way for the next
+        waiting = WebDriverWait(self.chrome, PATIENCE_S, poll_frequency=0.05, ignored_exceptions=leaving)
+        waiting.until(lambda _: condition(), message)
         return self
 
     def find(self, selector: str) -> WebElement:

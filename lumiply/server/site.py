@@ -107,7 +107,7 @@ class Site:
     def need_token(self) -> None:
         """From now on there is a token: the settings' own, else the one that the results folder keeps."""
         if self.token is None and self.settings.auth == "auto":
-            self.token = keep_token(self.store.root)
+            self.token = keep_token(self.settings.results_dir)
 
     def authorize(self) -> None:
         """Let the current request pass if it carries the token.

@@ -228,7 +228,7 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="lumiply bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="auto", choices=("auto", "full", "mini"))
     parser.add_argument("--device", default="auto")

@@ -6,14 +6,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lumiply.colors import BASE_COLOR, COLORS, require_color
 from lumiply.engine.protocol import DEFAULT_SEED, Engine, ProgressCallback
-from lumiply.errors import EngineClosedError
+from lumiply.errors import EngineClosedError, WeightsError
 from lumiply.files import write_whole
 from lumiply.images import encode_jpeg, read_photo
 from lumiply.settings import Settings
+
+#: Settings that an engine is loaded with. Others, such as the port, may change without loading it again.
+LOADED_WITH: Final = (
+    "engine", "ray_address", "replicas", "device", "precision", "model", "ckpt_dir", "adaptors_dir", "steps",
+    "preset", "max_batch", "compile", "cache_dir", "queue_size", "stuck_after_s",
+)  # fmt: skip
 
 
 @dataclass
@@ -22,6 +28,7 @@ class _Current:
 
     engine: Engine | None = None
     settings: Settings = field(default_factory=Settings)
+    loaded: Any = None  # see `_loaded`
     color: str = BASE_COLOR
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -45,7 +52,9 @@ def build_engine(settings: Settings) -> Engine:
 
 
 def initialize_engine(settings: Settings | None = None, **overrides: Any) -> Engine:
-    """Load the engine and make it the current one. Called again with the same settings, it loads nothing.
+    """Load the engine and make it the current one.
+
+    Called again, it loads nothing, unless a setting of `LOADED_WITH` has changed or other weights are there now.
 
     Args:
         settings: all settings; by default those of the environment.
@@ -56,13 +65,27 @@ def initialize_engine(settings: Settings | None = None, **overrides: Any) -> Eng
     """
     settings = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
     with _current.lock:
-        if _current.engine is not None and _current.settings == settings:
+        loaded = _loaded(settings)
+        if _current.engine is not None and _current.loaded == loaded:
+            _current.settings = settings
             return _current.engine
         engine = build_engine(settings)
-        former, _current.engine, _current.settings = _current.engine, engine, settings
+        former, _current.engine = _current.engine, engine
+        _current.settings, _current.loaded = settings, loaded
     if former is not None:
         former.close()
     return engine
+
+
+def _loaded(settings: Settings) -> tuple[Any, ...]:
+    """What an engine of these settings is made of: the same again, the same engine."""
+    from lumiply.weights.find import find_weights
+
+    try:
+        weights = find_weights(settings.ckpt_dir, settings.adaptors_dir, settings.model).fingerprint()
+    except WeightsError:
+        weights = ""  # loading them will say why
+    return *(getattr(settings, name) for name in LOADED_WITH), weights
 
 
 def close_engine() -> None:

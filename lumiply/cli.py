@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -63,6 +64,14 @@ class LazyGroup(click.Group):
             raise
         except click.exceptions.NoArgsIsHelpError:
             raise
+        except BrokenPipeError:  # whoever read the output has enough, such as `| head`
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left is flushed there at the end)
+            ctx.exit(0)
+        except click.UsageError as exc:
+            _complain(
+                f"{exc.format_message()} See `{exc.ctx.command_path if exc.ctx else ctx.command_path} --help`."
+            )
+            ctx.exit(exc.exit_code)
         except click.ClickException as exc:
             _complain(exc.format_message())
             ctx.exit(exc.exit_code)
@@ -104,10 +113,14 @@ def _complain(sentence: str) -> None:
     click.echo("lumiply: error: " + " ".join(sentence.split()), err=True)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("lumiply", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lumiply")
 def main() -> None:
     """Turn the lamp on in a photo of a room, in seven colours.
 
-    Settings are read from LUMIPLY_... variables; options win over them.
+    To begin: `lumiply doctor` checks this machine, `lumiply demo` shows all seven colours, `lumiply serve` answers
+    requests and shows a web page.
+
+    Settings are read from LUMIPLY_... variables; options win over them. Every command ends with 0 if all is well,
+    1 if something failed, 2 if what was asked cannot be meant.
     """

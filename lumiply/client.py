@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import threading
 import time
@@ -28,6 +29,9 @@ from lumiply.files import write_whole
 TIMEOUT_S: Final = 300.0
 #: Seconds between two questions about progress.
 POLL_S: Final = 0.5
+
+#: Refusals that pass by themselves: the queue is full, or the model is still loading.
+_NOT_NOW: Final = ("busy", "loading")
 
 _HEADERS: Final = {"ngrok-skip-browser-warning": "true", "User-Agent": "Lumiply-Client"}
 
@@ -95,11 +99,11 @@ class Client:
         progress: Callable[[Sequence[ColorProgress]], None] | None = None,
         timeout: float | None = None,
     ) -> Relit:
-        """Relight a photo and download the pictures.
+        """Relight a photo and download the pictures. A server that is busy or still loading is asked again.
 
         Args:
             photo: file to send.
-            colors: some of the seven; all of them by default.
+            colors: some of the seven, or one; all of them by default.
             job_id: name of the job; made up by default.
             seed, steps, preset: the server's own by default.
             progress: told every half second how far each colour is, from another thread.
@@ -111,14 +115,14 @@ class Client:
             OSError: the photo cannot be read.
         """
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
-        wanted = in_palette_order(colors if colors is not None else COLORS)
+        wanted = in_palette_order([colors] if isinstance(colors, str) else colors or COLORS)
         job_id = job_id or f"client-{secrets.token_hex(8)}"
         fields = {"job_id": job_id, "colors": ",".join(wanted)}
         options = {"seed": seed, "steps": steps, "preset": preset}
         fields |= {name: str(value) for name, value in options.items() if value is not None}
         path = Path(photo)
         with self._watched(job_id, progress):
-            answer = _post(f"{self.url}/process", fields, path, self._token, _left(deadline))
+            answer = self._ask(fields, path, deadline)
         try:
             urls = {color: str(answer["result"]["images"][color]) for color in wanted}
         except (KeyError, TypeError) as exc:
@@ -137,6 +141,17 @@ class Client:
     def health(self) -> dict[str, Any]:
         """What the server runs. Raises RemoteError."""
         return self._call("GET", "/health")
+
+    def _ask(self, fields: Mapping[str, str], photo: Path, deadline: float) -> dict[str, Any]:
+        """`POST /process`, again after "not now" for as long as the time lasts."""
+        while True:
+            try:
+                return _post(f"{self.url}/process", fields, photo, self._token, _left(deadline))
+            except RemoteError as exc:
+                wait = exc.retry_after_s if exc.server_code in _NOT_NOW else None
+                if wait is None or time.monotonic() + wait >= deadline:
+                    raise
+                time.sleep(wait)
 
     def _call(self, method: str, path: str) -> dict[str, Any]:
         headers = {**_HEADERS, **_bearer(self._token)}
@@ -243,9 +258,21 @@ def _send(request: urllib.request.Request, timeout: float) -> bytes:
             return body
     except urllib.error.HTTPError as exc:
         with exc:
-            raise RemoteError(f"{request.full_url} answered {exc.code}: {_sentence(exc.read())}") from exc
+            code, sentence = _refusal(exc.read())
+            after = exc.headers.get("Retry-After", "")
+            raise RemoteError(
+                f"{request.full_url} answered {exc.code}{f' ({code})' if code else ''}: {sentence}",
+                exc.code,
+                code,
+                float(after) if after.isdigit() else None,
+            ) from exc
     except OSError as exc:
         reason = getattr(exc, "reason", exc)
+        if isinstance(reason, TimeoutError):
+            raise RemoteError(
+                f"{request.full_url} timed out: no answer in {timeout:.3g} s. Give more with timeout=; the same call"
+                " again takes up what the server has rendered meanwhile."
+            ) from exc
         raise RemoteError(f"{request.full_url} did not answer: {reason}. Does the server run?") from exc
 
 
@@ -274,8 +301,19 @@ def _is_local(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _sentence(body: bytes) -> str:
+def _refusal(body: bytes) -> tuple[str | None, str]:
+    """(code, sentence) of an error's body."""
     try:
-        return str(json.loads(body)["error"])
+        answer = json.loads(body)
+        return str(answer["code"]), str(answer["error"])
     except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+        pass
+    text = body.decode(errors="replace").strip()
+    if found := re.search(r"ERR_NGROK_\d+", text):
+        return found[0], (
+            "no Lumiply server stands behind this ngrok address. Its notebook or computer has stopped: run it again,"
+            " and take the address that it prints."
+        )
+    if text.startswith("<"):
+        return None, "a web page, not a Lumiply server's answer. Check the address."
+    return None, text[:200]

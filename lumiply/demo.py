@@ -113,4 +113,4 @@ def _tell(service: Service, photo: Path, paths: list[Path], seconds: float) -> N
         click.echo(shown(path))
     click.echo(f"Time: {seconds:.1f} s, from the first request to the sheet")
     click.echo(f"URL: {service.url}")
-    click.echo(f"curl -F image=@{shown(photo)} -F job_id=mine -F color=red {service.url}/process")
+    click.echo(f"curl -F image=@{shown(photo)} -F job_id=mine -F color=red {service.webhook_url}")

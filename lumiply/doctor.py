@@ -229,6 +229,17 @@ def check_memory(settings: Settings, machine: Machine, variant: str | None) -> F
 
 def check_tokens(settings: Settings) -> Iterator[Finding]:
     """Whether tokens are set; never what they are."""
+    if settings.token:
+        yield Finding("server token", "ok", "set: callers must bring it")
+    elif settings.page == "token":
+        yield Finding("server token", "ok", "not set: one is made, and printed with the address")
+    elif settings.host in ("127.0.0.1", "localhost", "::1"):
+        yield Finding("server token", "ok", "not set: programs on this machine need none; a tunnel makes one")
+    else:
+        yield Finding(
+            "server token", "warning", f"not set, and {settings.host} lets other machines in, which need none",
+            "Set LUMIPLY_TOKEN to 16 letters or more, or leave --host at 127.0.0.1.",
+        )  # fmt: skip
     if settings.ngrok_authtoken:
         yield Finding("ngrok token", "ok", "set")
     elif settings.public_url:

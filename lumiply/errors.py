@@ -181,9 +181,27 @@ class TunnelError(LumiplyError):
 
 
 class RemoteError(LumiplyError):
-    """A Lumiply server that was called answered with an error, or not at all."""
+    """A Lumiply server that was called answered with an error, or not at all.
+
+    Attributes:
+        answered: HTTP status of the answer; None if there was none.
+        server_code: the answer's own `code`; None if it had none.
+        retry_after_s: seconds after which the server may be asked again; None if it did not say.
+    """
 
     code = "remote_error"
+
+    def __init__(
+        self,
+        text: str,
+        answered: int | None = None,
+        server_code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.answered = answered
+        self.server_code = server_code
+        self.retry_after_s = retry_after_s
 
 
 class FetchError(LumiplyError):

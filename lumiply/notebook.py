@@ -45,8 +45,8 @@ _services: list[Service] = []  # at most one: what the last `serve` started
 def read_settings(**cell: Any) -> Settings:
     """The settings: those of the environment, then the cell's, then the defaults.
 
-    The ngrok token comes from the environment, else from Colab's secrets, else, where the tunnel is wanted, from
-    a prompt that shows nothing.
+    Tokens come from the environment, else from Colab's secrets; ngrok's, where the tunnel is wanted, else from a
+    prompt that shows nothing.
 
     Raises:
         SettingsError: a name or value that cannot be meant.
@@ -57,6 +57,8 @@ def read_settings(**cell: Any) -> Settings:
         if token is None and named.get("tunnel", os.environ.get(PREFIX + "TUNNEL")) == "ngrok":
             token = _prompt("ngrok authtoken (https://dashboard.ngrok.com/get-started/your-authtoken): ")
         named.setdefault("ngrok_authtoken", token)
+    if not os.environ.get(PREFIX + "TOKEN"):
+        named.setdefault("token", _colab_secret(PREFIX + "TOKEN"))
     return Settings.from_env(**named)
 
 
@@ -179,6 +181,11 @@ def watch(service: Service, seconds: float = 0, every: float = 2.0) -> None:
 
 def status(service: Service) -> str:
     """The server's state in a few lines: address, queue, last renders, memory."""
+    if service not in _services:
+        return (
+            "서버가 꺼져 있습니다. 엔진 셀부터 다시 실행하세요"
+            " · The server has stopped: run again from the engine's cell"
+        )
     lines = [f"{'address':9} {service.public_url}"]
     if service.slot.state == "ready":
         engine = service.slot.get()
@@ -220,7 +227,7 @@ def relight(
         settings: seed and steps.
         photos: a photo, or a folder of them.
         out: folder of the results, `output_COLOR.png`; with several photos, each in a folder of its name.
-        colors: some of the seven; all if empty.
+        colors: some of the seven, or one; all if empty.
 
     Returns:
         Path of each result by colour, by photo.
@@ -229,7 +236,7 @@ def relight(
         UserError: no photo is there, a photo cannot be used, or a colour is unknown.
     """
     found = find_photos(Path(photos))
-    chosen = in_palette_order(colors or COLORS)
+    chosen = in_palette_order([colors] if isinstance(colors, str) and colors else colors or COLORS)
     done: dict[Path, dict[str, Path]] = {}
     for photo, folder in zip(tqdm(found, unit="photo"), folders_for(found, Path(out)), strict=True):
         picture = read_photo(photo, settings.max_megapixels)

@@ -226,7 +226,8 @@ class Settings:
     auth: str = _setting(
         "auto",
         _choice("auto", "none"),
-        "auto: calls need the token if there is one, and opening a tunnel makes one; none: open to everyone.",
+        "auto: calls need the token if there is one, and opening a tunnel makes one, which the results folder keeps;"
+        " none: open to everyone.",
     )
     token: str | None = _setting(
         None,
@@ -271,8 +272,9 @@ class Settings:
     )
     page: str = _setting(
         "on",
-        _choice("on", "off"),
-        "Web page at /: on or off. Where requests need a token, the page asks its visitor for it.",
+        _choice("on", "token", "off"),
+        "Web page at /: on (open to all; asks for the token where one is needed), token (shown only to who has the"
+        " token; one is made if none is set), or off.",
     )
     callback_hosts: tuple[str, ...] = _setting(
         (), _hosts(), "Hosts to which results may be pushed (`callback_url`); empty means none."
@@ -435,6 +437,11 @@ def _refuse_contradictions(settings: Settings) -> None:
     if settings.auth == "none" and settings.token is not None:
         raise SettingsError(
             "auth=none and a token contradict each other. Unset LUMIPLY_TOKEN, or set LUMIPLY_AUTH=auto."
+        )
+    if settings.auth == "none" and settings.page == "token":
+        raise SettingsError(
+            "auth=none and page=token contradict each other: there is no token then. Set LUMIPLY_PAGE to on or off,"
+            " or LUMIPLY_AUTH=auto."
         )
     if settings.device == "cpu" and settings.precision == "float16":
         raise SettingsError(

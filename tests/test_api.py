@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from lumiply.errors import EngineClosedError, ImageError, UnknownColorError, Wei
 from lumiply.images import read_photo
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +52,35 @@ def test_the_same_settings_load_one_engine(engines: list[FakeEngine]) -> None:
 
 def test_other_settings_load_another_and_close_the_former(engines: list[FakeEngine]) -> None:
     first = lumiply.initialize_engine(Settings())
-    second = lumiply.initialize_engine(Settings(), seed=7)
+    second = lumiply.initialize_engine(Settings(), steps=7)
     assert first is not second
     assert [engine.closed for engine in engines] == [True, False]
+
+
+def test_settings_that_the_engine_is_not_loaded_with_load_nothing_and_count_from_then_on(
+    engines: list[FakeEngine], photo: Path
+) -> None:
+    first = lumiply.initialize_engine(Settings())
+    assert lumiply.initialize_engine(Settings(), seed=7, port=1234, tunnel="none") is first
+    lumiply.run_inference_single_image(photo)
+    assert (len(engines), engines[0].renders[0].seed) == (1, 7)
+
+
+def test_weights_that_came_since_are_loaded(engines: list[FakeEngine], tmp_path: Path) -> None:
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt" / "mini").symlink_to(ROOT / "ckpt" / "mini")
+    settings = Settings(ckpt_dir=tmp_path / "ckpt", adaptors_dir=tmp_path / "adaptors")
+    first = lumiply.initialize_engine(settings)
+    for name in ("trained_crossattn.ckpt", "new_decoder.ckpt"):
+        (tmp_path / "ckpt" / name).write_bytes(b"weights")
+    assert lumiply.initialize_engine(settings) is not first and len(engines) == 2
+
+
+def test_every_setting_that_engines_read_is_one_that_they_are_loaded_with() -> None:
+    sources = [*ROOT.glob("lumiply/engine/*.py"), *ROOT.glob("lumiply/cluster/*.py")]
+    read = {name for path in sources for name in re.findall(r"\bsettings\.(\w+)", path.read_text())}
+    assert {"device", "steps", "replicas"} <= read
+    assert read - {"replace"} <= set(api.LOADED_WITH)
 
 
 def test_an_engine_that_cannot_be_had_leaves_the_former_in_place(
@@ -64,7 +93,7 @@ def test_an_engine_that_cannot_be_had_leaves_the_former_in_place(
 
     monkeypatch.setattr(api, "build_engine", refuse)
     with pytest.raises(WeightsError):
-        lumiply.initialize_engine(Settings(seed=1))
+        lumiply.initialize_engine(Settings(steps=1))
     assert lumiply.run_inference_single_image(photo, "red")
     assert not engines[0].closed
 

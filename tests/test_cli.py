@@ -52,6 +52,25 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def test_a_mistake_names_the_help_that_corrects_it() -> None:
+    assert "See `lumiply --help`" in run("relihgt")[2]
+    assert "See `lumiply relight --help`" in run("relight", "room.png", "--color", "pink")[2]
+    assert "See `lumiply train --help`" in run("train", "nothing")[2]
+
+
+def test_help_shows_what_may_be_chosen() -> None:
+    _, out, _ = run("serve", "--help")
+    assert "--tunnel [auto|ngrok|none]" in out and "--preset [exact|balanced|fast]" in out
+    assert "usage: lumiply bench" in run("bench", "--help")[1]
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    root = Path(lumiply.__file__).parents[1]
+    line = f"{sys.executable} -m lumiply doctor | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", line], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_help_names_every_command() -> None:
     code, out, _ = run("--help")
     assert code == 0

@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flask import Flask
 
 import lumiply
 from lumiply import client
@@ -17,6 +19,7 @@ from lumiply.colors import COLORS
 from lumiply.engine.protocol import Progress
 from lumiply.errors import RemoteError, UnknownColorError
 from lumiply.images import read_photo
+from lumiply.server import FlaskServerThread
 from lumiply.server.service import Service
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes
@@ -104,7 +107,7 @@ def test_progress_is_told_while_it_renders_and_at_the_end(
 def test_a_time_limit_ends_the_call(service: Service, engine: FakeEngine, photo: Path) -> None:
     engine.manual = True
     began = time.monotonic()
-    with pytest.raises(RemoteError, match="timed out"):
+    with pytest.raises(RemoteError, match=r"timed out: no answer in 0.\d+ s. Give more with timeout="):
         Client(service.url, TOKEN).relight(photo, ["red"], timeout=0.3)
     assert time.monotonic() - began < 5
     with pytest.raises(RemoteError, match="time limit"):
@@ -122,8 +125,10 @@ def test_jobs_are_looked_up_and_deleted(service: Service, photo: Path) -> None:
 
 
 def test_mistakes_are_named(service: Service, photo: Path) -> None:
-    with pytest.raises(RemoteError, match="401"):
+    with pytest.raises(RemoteError, match=r"401 \(unauthorized\)") as caught:
         Client(service.url).relight(photo, ["red"])
+    assert (caught.value.answered, caught.value.server_code) == (401, "unauthorized")
+    assert TOKEN not in str(caught.value)
     with pytest.raises(UnknownColorError):
         Client(service.url, TOKEN).relight(photo, ["pink"])
     with pytest.raises(RemoteError, match="no http or https address"):
@@ -134,3 +139,49 @@ def test_mistakes_are_named(service: Service, photo: Path) -> None:
         port = silent.getsockname()[1]
     with pytest.raises(RemoteError, match="Does the server run"):
         Client(f"http://127.0.0.1:{port}").health()
+
+
+def test_one_colour_may_be_named_alone(service: Service, photo: Path) -> None:
+    assert tuple(Client(service.url, TOKEN).relight(photo, "blue").images) == ("blue",)
+
+
+def test_a_server_that_is_busy_is_asked_again_while_there_is_time(
+    service: Service, engine: FakeEngine, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        engine._queue_size = 9
+
+    monkeypatch.setattr(client.time, "sleep", sleep)
+    engine._queue_size = 0
+    with pytest.raises(RemoteError, match=r"503 \(busy\)"):
+        Client(service.url, TOKEN).relight(photo, ["red"], timeout=5)  # less than the server asks for
+    assert waits == []
+    assert Client(service.url, TOKEN).relight(photo, ["red"]).images["red"]
+    assert waits == [10]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            b"<!DOCTYPE html> endpoint offline (ERR_NGROK_3200)",
+            r"404 \(ERR_NGROK_3200\): no Lumiply server stands",
+        ),
+        (b"<html>Not here</html>", "404: a web page, not a Lumiply server's answer. Check the address."),
+        (b"gone", "404: gone"),
+    ],
+)
+def test_what_is_no_answer_of_ours_is_not_poured_out(photo: Path, body: bytes, words: str) -> None:
+    def elsewhere(environ: object, start: Any) -> list[bytes]:
+        start("404 Not Found", [("Content-Length", str(len(body)))])
+        return [body]
+
+    app = Flask(__name__)
+    app.wsgi_app = elsewhere  # type: ignore[method-assign,assignment]
+    server = FlaskServerThread(app, "127.0.0.1", 0).start()
+    with pytest.raises(RemoteError, match=words):
+        Client(server.url).health()
+    server.shutdown()

@@ -18,9 +18,10 @@ import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
 
+from lumiply.api import close_engine
 from lumiply.cli import COMMANDS, main
 from lumiply.hub import LUMINET, LUMIPLY, Hub
-from lumiply.server import create_app
+from lumiply.server import FlaskServerThread, create_app
 from lumiply.server.site import site_of
 from lumiply.server.tunnel import NoTunnel
 from lumiply.settings import Settings
@@ -147,7 +148,7 @@ def _export(words: list[str], client: FlaskClient, monkeypatch: pytest.MonkeyPat
         if name == "LUMIPLY_RESULTS_URL":
             pytest.importorskip("s3fs", reason="needs lumiply[cluster]")
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")  # nobody listens there
-        monkeypatch.setenv(name, "token1" if value == "..." else value)
+        monkeypatch.setenv(name, "token-of-the-reader" if value == "..." else value)
 
 
 def _make(words: list[str], client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +192,28 @@ HANDLERS: dict[str, Callable[[list[str], FlaskClient, pytest.MonkeyPatch], None]
 }
 
 
+PYTHON = [
+    pytest.param(block, id=f"{page.name}-{index}")
+    for page in PAGES
+    for index, block in enumerate(re.findall(r"^```python\n(.*?)```", page.read_text(), re.S | re.M))
+]
+
+
+@pytest.mark.parametrize("source", PYTHON)
+def test_every_python_example_works(source: str, reader: Path) -> None:
+    for part in ("train", "validation"):
+        make_scenes(Path("data/crossattn") / part, 1, "off", "on")
+    app = create_app(Settings(results_dir=reader / "served"), FakeEngine())
+    server = FlaskServerThread(app, "127.0.0.1", 0).start()
+    try:
+        exec(source.replace("http://127.0.0.1:5000", server.url), {})
+    finally:
+        site_of(app).close()
+        server.shutdown()
+        close_engine()
+    assert [*reader.rglob("output_red.jpg")] or "red" not in source
+
+
 def test_commands_are_shown_at_all() -> None:
     lines = [line for _, block in blocks() for line in block]
     assert len(lines) > 50 and all(any(line.startswith(f"lumiply {name}") for line in lines) for name in RUN)
@@ -217,7 +240,9 @@ def test_every_link_and_its_heading_exist(page: Path) -> None:
             assert heading[1:] in slugs, heading
 
 
-@pytest.mark.parametrize("pattern", [r"(?m)^curl .*$", r"(?s)```json\n(.*?)```", r"(?m)^make \w+"])
+@pytest.mark.parametrize(
+    "pattern", [r"(?m)^curl .*$", r"(?s)```json\n(.*?)```", r"(?m)^make \w+", r"(?s)```python\n(.*?)```"]
+)
 def test_both_readmes_show_the_same_requests(pattern: str) -> None:
     english, korean = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))
     assert re.findall(pattern, english) == re.findall(pattern, korean) != []

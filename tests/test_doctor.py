@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from lumiply.cli import main
-from lumiply.doctor import Finding, Gpu, Machine, check_disk, examine
+from lumiply.doctor import Finding, Gpu, Machine, check_disk, check_tokens, examine
 from lumiply.server import FlaskServerThread, create_app
 from lumiply.server.site import site_of
 from lumiply.settings import Settings
@@ -157,3 +157,18 @@ def test_a_bad_setting_is_a_finding_not_the_end(monkeypatch: pytest.MonkeyPatch)
 def test_this_machine_can_be_read() -> None:
     machine = Machine.read()
     assert machine.torch and machine.ram and machine.ram > 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "state", "words"),
+    [
+        ({"token": "sixteen-or-more-letters"}, "ok", "set: callers must bring it"),
+        ({}, "ok", "need none"),
+        ({"page": "token"}, "ok", "one is made"),
+        ({"host": "0.0.0.0"}, "warning", "lets other machines in"),
+    ],
+)
+def test_who_may_call_is_said_and_the_token_is_not(values: dict[str, str], state: str, words: str) -> None:
+    first = next(iter(check_tokens(Settings(**values))))
+    assert (first.name, first.state) == ("server token", state) and words in first.text
+    assert "sixteen" not in str(first) and bool(first.remedy) == (state == "warning")

@@ -32,13 +32,16 @@ def setting_options(*names: str, flags: Mapping[str, str] | None = None) -> Call
             default = "" if field.default is None else f"; default: {field.default}"
             help = f"{field.metadata['help']}  [{PREFIX}{name.upper()}{default}]"
             flag = (flags or {}).get(name, f"--{name.replace('_', '-')}")
-            command = click.option(flag, name, metavar=_metavar(str(field.type)), help=help)(command)
+            metavar = _metavar(str(field.type), field.metadata["kind"].limit)
+            command = click.option(flag, name, metavar=metavar, help=help)(command)
         return command
 
     return decorate
 
 
-def _metavar(type_name: str) -> str:
+def _metavar(type_name: str, limit: str) -> str:
+    if limit.startswith("one of "):
+        return f"[{'|'.join(limit.removeprefix('one of ').removesuffix(', or empty').split(', '))}]"
     if type_name == "Path":
         return "DIR"
     return "TEXT" if type_name.startswith("str") else "NUMBER"
@@ -68,9 +71,9 @@ def set_up_logging(settings: Settings) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    logging.getLogger("waitress.queue").setLevel(
-        logging.ERROR
-    )  # warns whenever all threads are busy for a moment
+    # The first warns whenever all threads are busy for a moment; the other tells every step of the agent's start.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    logging.getLogger("pyngrok").setLevel(logging.DEBUG if settings.log_level == "debug" else logging.WARNING)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from lumiply.settings import Settings
 )  # fmt: skip
 @setting_options("ray_address", flags={"ray_address": "--address"})
 def serve(**options: Any) -> None:
-    """Answer HTTP requests until Ctrl-C.
+    """Answer HTTP requests until Ctrl-C, and show a web page at the server's address.
 
     The server listens at once and says on /health that it is alive; /process answers 503 until the model is
     loaded. A tunnel is opened only with --tunnel ngrok. SIGHUP makes it read the adaptors again.
@@ -52,6 +52,8 @@ def announce(service: Service) -> None:
     """Say where the server is."""
     click.echo(f"Lumiply serves at {service.public_url}  (Ctrl-C ends)")
     click.echo(f"  COLAB_WEBHOOK_URL={service.webhook_url}")
+    if service.settings.page != "off":
+        click.echo(f"  Web page: {service.page_url}")
 
 
 def wait_for_engine(slot: EngineSlot, stop: threading.Event) -> None:

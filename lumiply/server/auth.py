@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +20,26 @@ from lumiply.files import write_whole
 TOKEN_QUERY: Final = "token"
 SIGNATURE_QUERY: Final = "sig"
 
-_SECRET_NAME: Final = ".secret"
+_SECRET_NAME, _TOKEN_NAME = ".secret", ".token"
+
+#: Shorter than this, a kept secret is a file that somebody emptied or wrote into.
+_SHORTEST: Final = 16
 
 
 def new_token() -> str:
     """A token that nobody guesses: 192 random bits."""
     return secrets.token_urlsafe(24)
+
+
+def keep_token(folder: Path) -> str:
+    """The token that `folder` keeps, which is made at first use and readable by its owner alone.
+
+    So the address with the token is the same after a restart. Where nothing can be kept, a new one.
+    """
+    try:
+        return _keep(folder / _TOKEN_NAME, new_token)
+    except OSError:
+        return new_token()
 
 
 def require_token(request: Request, token: str | None) -> None:
@@ -74,11 +90,14 @@ def load_secret(folder: Path, given: str | None) -> str:
     """
     if given is not None:
         return given
-    path = folder / _SECRET_NAME
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, secrets.token_urlsafe(32).encode())
-        path.chmod(0o600)
-        return path.read_text().strip()
+    return _keep(folder / _SECRET_NAME, lambda: secrets.token_urlsafe(32))
+
+
+def _keep(path: Path, make: Callable[[], str]) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        if len(kept := path.read_text().strip()) >= _SHORTEST:
+            return kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, make().encode())
+    path.chmod(0o600)
+    return path.read_text().strip()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _TOKEN_PAGE: Final = "https://dashboard.ngrok.com/get-started/your-authtoken"
 _AGENTS_PAGE: Final = "https://dashboard.ngrok.com/agents"
+
+#: Begin of the name of an agent's folder; the process id of the program that it serves follows.
+_FOLDER: Final = "lumiply-ngrok-"
 
 #: What pyngrok logs of the agent's own lines, which may quote the token.
 _AGENT_LOG: Final = "pyngrok.process.ngrok"
@@ -103,6 +109,7 @@ class NgrokTunnel:
             ) from exc
         _keep_out_of_log(self._authtoken)
         self.close()
+        end_orphans()
         self._config = self._configure()
         try:
             self._opened = ngrok.connect(str(port), "http", pyngrok_config=self._config)
@@ -147,9 +154,11 @@ class NgrokTunnel:
     def _configure(self) -> PyngrokConfig:
         from pyngrok.conf import PyngrokConfig
 
-        self._folder = tempfile.TemporaryDirectory(prefix="lumiply-ngrok-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")
         path = Path(self._folder.name) / "ngrok.yml"
         config = PyngrokConfig(ngrok_path=self._agent, config_path=str(path), request_timeout=15)
+        # Ctrl-C and a notebook's stop button go to the whole group of processes: the tunnel is to outlive them.
+        config.start_new_session = os.name == "posix"
         config.auth_token = None  # else it stands in the process list
         version = str(getattr(config, "config_version", "2"))
         secret = {"authtoken": self._authtoken}
@@ -157,6 +166,25 @@ class NgrokTunnel:
         path.touch(mode=0o600)
         path.write_text(json.dumps(content))  # JSON is YAML
         return config
+
+
+def end_orphans() -> None:
+    """End agents that a program of ours left behind when it was killed; the account may allow no second one.
+
+    Linux only. Their folders, which hold the token, go as well.
+    """
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found = re.search(
+                rf"\0([^\0]*/{_FOLDER}([0-9]+)-[^/\0]+)/ngrok\.yml\0", entry.read_text(errors="replace")
+            )
+            if found is None or Path(f"/proc/{found[2]}").exists():
+                continue
+            os.kill(int(entry.parent.name), signal.SIGTERM)
+            log.info("ended an agent of ngrok that an earlier run had left behind")
+            shutil.rmtree(found[1], ignore_errors=True)
+        except OSError:  # it has just ended, or is another user's
+            continue
 
 
 def explain_refusal(error: Exception) -> str:

@@ -141,11 +141,24 @@ def _process(settings: Settings, guarded: bool) -> dict[str, Any]:
         "colors": {
             "type": "string",
             "example": "red,blue",
-            "description": "Several colours, divided by commas.",
+            "description": "Several colours, divided by commas; or the part several times. Only these are rendered.",
         },
-        "seed": {"type": "integer", "minimum": 0, "maximum": LARGEST_SEED, "description": "Of the noise."},
-        "steps": {"type": "integer", "minimum": 1, "maximum": MOST_STEPS, "description": "Denoising steps."},
-        "preset": {"type": "string", "description": "One of the model's presets, as `/health` lists them."},
+        "seed": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": LARGEST_SEED,
+            "description": f"Seed of the noise; one seed, one result. By default {settings.seed}.",
+        },
+        "steps": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MOST_STEPS,
+            "description": f"Denoising steps, 1 to {MOST_STEPS}; by default the preset's, or the model's own.",
+        },
+        "preset": {
+            "type": "string",
+            "description": "Sampler and steps by name: one of the model's presets, which `/health` lists.",
+        },
         "callback_url": {
             "type": "string",
             "description": "Where to post the answer to as well; its host must be on the server's list.",

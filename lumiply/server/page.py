@@ -5,6 +5,8 @@ All of the page's work is done by its scripts over the HTTP contract, so that it
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from functools import lru_cache
 from io import BytesIO
@@ -14,7 +16,9 @@ from typing import Final
 from flask import Blueprint, Response, abort, render_template, request, send_file
 from PIL import Image
 
-from lumiply.server.site import current_site
+from lumiply.errors import UnauthorizedError
+from lumiply.server.auth import TOKEN_QUERY
+from lumiply.server.site import Site, current_site
 
 page = Blueprint(
     "page", __name__, template_folder="templates", static_folder="static", static_url_path="/page"
@@ -31,20 +35,55 @@ _THUMB: Final = (320, 240)
 _SAMPLE_AGE_S: Final = 3600
 
 
+#: Remembers in a browser that it brought the token; holds a hash of it that opens the page and nothing else.
+_TICKET: Final = "lumiply_page"
+
+#: What the question for the token looks like; served to everyone.
+_OPEN_FILES: Final = ("page.css", "icon.svg")
+
+
 @page.before_request
-def refuse_if_off() -> None:
-    """Where the page is switched off, its addresses do not exist."""
-    if current_site().settings.page == "off":
+def admit() -> tuple[str, int] | None:
+    """Where the page is off, its addresses do not exist; where it is behind the token, the token is asked for."""
+    site = current_site()
+    if site.settings.page == "off":
         abort(404)
+    if site.settings.page != "token" or (request.view_args or {}).get("filename") in _OPEN_FILES:
+        return None
+    if hmac.compare_digest(request.cookies.get(_TICKET, "").encode(), _ticket(site).encode()):
+        return None
+    try:
+        site.authorize()
+    except UnauthorizedError:
+        if request.endpoint != "page.index" or not request.accept_mimetypes.accept_html:
+            raise
+        language = request.accept_languages.best_match(("en", "ko"), default="en")
+        return render_template("token.html", language=language, wrong=TOKEN_QUERY in request.args), 401
+    return None
 
 
 @page.after_request
 def restrict(response: Response) -> Response:
-    """Tell the browser what the page may do."""
+    """Tell the browser what the page may do, and give who brought the token a ticket for the page's parts."""
+    site = current_site()
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
+    if site.settings.page == "token" and request.endpoint == "page.index":
+        response.headers["Cache-Control"] = "no-store"
+        if response.status_code == 200:
+            response.set_cookie(
+                _TICKET, _ticket(site), httponly=True, samesite="Lax", secure=request.is_secure
+            )
+        else:
+            response.headers["Content-Security-Policy"] = POLICY.replace(
+                "form-action 'none'", "form-action 'self'"
+            )
     return response
+
+
+def _ticket(site: Site) -> str:
+    return hmac.new((site.token or "").encode(), b"lumiply.page", hashlib.sha256).hexdigest()
 
 
 @page.get("/")

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from lumiply.engine.protocol import Engine
 from lumiply.server.app import create_app
-from lumiply.server.auth import TOKEN_QUERY, new_token
+from lumiply.server.auth import TOKEN_QUERY
 from lumiply.server.site import site_of
 from lumiply.server.slot import EngineSlot
 from lumiply.server.thread import FlaskServerThread
@@ -56,6 +56,12 @@ class Service:
         return f"{self.public_url}/process" + (f"?{urlencode({TOKEN_QUERY: token})}" if token else "")
 
     @property
+    def page_url(self) -> str:
+        """Address of the web page, with the token if there is one, so that it need not be typed."""
+        token = self._site.token
+        return f"{self.public_url}/" + (f"?{urlencode({TOKEN_QUERY: token})}" if token else "")
+
+    @property
     def token(self) -> str | None:
         """What calls must carry; None: nothing."""
         return self._site.token
@@ -76,8 +82,7 @@ class Service:
             raise
         if public_url is not None:
             self._site.public_url = public_url
-            if self._site.token is None and self.settings.auth == "auto":
-                self._site.token = new_token()
+            self._site.need_token()
         return self
 
     def announcement(self) -> str:

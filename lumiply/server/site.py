@@ -13,7 +13,7 @@ from flask import Flask, current_app, request
 from werkzeug.exceptions import BadRequest
 
 from lumiply.engine.protocol import Engine
-from lumiply.server.auth import SIGNATURE_QUERY, ResultSigner, load_secret, require_token
+from lumiply.server.auth import SIGNATURE_QUERY, ResultSigner, keep_token, load_secret, require_token
 from lumiply.server.callbacks import Callbacks
 from lumiply.server.dispatch import RenderQueue
 from lumiply.server.jobs import Jobs
@@ -103,9 +103,16 @@ class Site:
                     self.store.open()
                 except OSError as exc:  # jobs will say so; /health goes on
                     log.error("results folder not readable: %s", exc)
+                if self.settings.page == "token":
+                    self.need_token()
                 self.queue.start()
                 self.sweeper.start()
                 self._is_open = True
+
+    def need_token(self) -> None:
+        """From now on there is a token: the settings' own, else the one that the results folder keeps."""
+        if self.token is None and self.settings.auth == "auto":
+            self.token = keep_token(self.settings.results_dir)
 
     def authorize(self) -> None:
         """Let the current request pass if it carries the token.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from collections.abc import Callable
@@ -88,6 +89,7 @@ class KeptTunnel:
                 target=self._keep, args=(port, url, self._stopped), name="lumiply-tunnel", daemon=True
             )
             self._thread.start()
+            self._close_at_exit()
         return url
 
     def is_open(self) -> bool:
@@ -95,6 +97,7 @@ class KeptTunnel:
 
     def close(self) -> None:
         self._stopped.set()
+        atexit.unregister(self.close)
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -102,6 +105,11 @@ class KeptTunnel:
 
     def explain(self) -> str:
         return self._tunnel.explain()
+
+    def _close_at_exit(self) -> None:
+        """Be closed before anything that was registered so far ends the agent, which would then be missed."""
+        atexit.unregister(self.close)
+        atexit.register(self.close)
 
     def _keep(self, port: int, url: str, stopped: threading.Event) -> None:
         wait = self._look_s
@@ -116,6 +124,8 @@ class KeptTunnel:
                 wait = min(2 * wait, MOST_WAIT_S)
                 log.warning("not opened, trying again in %.0f s: %s", wait, exc)
                 continue
+            if not stopped.is_set():
+                self._close_at_exit()
             wait = self._look_s
             if opened is not None and opened != url:
                 url = opened

@@ -68,8 +68,10 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.chdir(tmp_path)
     ends: list[Callable[[], None]] = []
 
-    def start(engine: FakeEngine | EngineSlot, wrap: Callable[[Any], Any] | None = None) -> FlaskServerThread:
-        app = create_app(Settings(results_dir=tmp_path / "inference"), engine)
+    def start(
+        engine: FakeEngine | EngineSlot, wrap: Callable[[Any], Any] | None = None, **changed: Any
+    ) -> FlaskServerThread:
+        app = create_app(Settings(results_dir=tmp_path / "inference", **changed), engine)
         if wrap is not None:
             app.wsgi_app = wrap(app.wsgi_app)  # type: ignore[method-assign]
         server = FlaskServerThread(app, "127.0.0.1", 0).start()
@@ -91,8 +93,9 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visitor]]:
         {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False},
     )
     chromium.get_log("browser")
-    yield lambda server, path="": Visitor(chromium).open(f"{server.url}/{path}")
+    yield lambda server, path="", **how: Visitor(chromium).open(f"{server.url}/{path}", **how)
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
     broken = [
         entry["message"]
         for entry in chromium.get_log("browser")

@@ -94,6 +94,25 @@ def test_a_lamp_is_dragged_moved_scaled_and_drawn_into_the_photo(
     assert min(shade) > 180 and max(shade) - min(shade) < 30  # opal glass where the wall was
 
 
+def test_on_a_phone_a_finger_drags_scales_and_takes_away(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine))
+    page.phone(360).drop(photo_bytes(size=(800, 600))).wait_view("edit")
+    page.swipe("[data-lamp=floor]", 0.5, 0.5)
+    assert _place(page.find(".lamp")) == pytest.approx((0.5, 0.5, 0.66), abs=0.03)
+    page.swipe(".lamp", 0.4, 0.5)
+    assert _place(page.find(".lamp"))[0] == pytest.approx(0.4, abs=0.03)
+    page.swipe(".lamp .handle", 0.55, 0.99).swipe(".lamp .handle", 0.75, 0.99)
+    assert _place(page.find(".lamp"))[2] > 1.05  # taller than the photo, and still in reach:
+    frame = page.find("#lamps").rect
+    for knob in (page.find(".lamp .handle").rect, page.find(".lamp .remove").rect):
+        assert frame["x"] <= knob["x"] and knob["x"] + knob["width"] <= frame["x"] + frame["width"]
+        assert frame["y"] <= knob["y"] and knob["y"] + knob["height"] <= frame["y"] + frame["height"]
+    page.find(".lamp .remove").click()
+    assert page.all(".lamp") == []
+
+
 def test_a_lamp_can_be_handled_by_keys_alone(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
     page = visit(serve(engine)).drop().wait_view("edit")
     page.press(page.find("[data-lamp=pendant]"), Keys.ENTER)
@@ -159,6 +178,86 @@ def test_what_is_no_photo_is_refused_in_words(
     assert "PNG, JPEG, WebP" in page.notice() and part not in page.notice()
 
 
+@pytest.mark.parametrize(
+    ("limit", "part"),
+    [({"max_upload_mb": 0.002}, "file is larger"), ({"max_megapixels": 0.01}, "more pixels")],
+)
+def test_a_photo_that_is_too_large_for_the_server_is_told_in_words(
+    serve: Serve, visit: Visit, engine: FakeEngine, limit: dict[str, float], part: str
+) -> None:
+    noise = Image.effect_noise((320, 240), 90).convert("RGB")
+    noise.save(buffer := BytesIO(), "PNG")
+    page = visit(serve(engine, **limit)).drop(buffer.getvalue()).wait_view("edit").click("#relight")
+    assert part in page.notice() and "Choose a smaller one" in page.notice()
+    assert page.view == "edit"
+
+
+def test_a_server_that_is_gone_is_told_in_words_and_found_again(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    gate = Unreachable()
+    page = visit(serve(engine, gate.around)).drop().wait_view("edit")
+    page.wait(lambda: page.find("#health").text.startswith("Ready"), "it was not there")
+    gate.closed = True
+    page.click("#relight").wait(lambda: page.find("#stage-name").text == "The connection broke", "not told")
+    assert "cannot be reached" in page.notice()
+    page.wait(lambda: page.find("#health").text == "No connection", "the header knows nothing")
+    gate.closed = False
+    page.click("#retry").wait_view("done")
+
+
+def test_only_the_models_presets_are_offered(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine)).drop().wait_view("edit").click("#more summary")
+    page.wait(lambda: page.find("#health").text.startswith("Ready"), "no state")
+    shown = [option.text for option in page.all("#preset option") if not option.get_attribute("hidden")]
+    assert shown == ["Automatic", "Exact", "Fast"]
+
+
+def test_every_view_has_one_heading_and_nothing_without_a_name(serve: Serve, visit: Visit) -> None:
+    engine = FakeEngine(manual=True)
+    page = visit(serve(engine))
+    for view in ("empty", "edit", "busy", "done"):
+        if view == "edit":
+            page.drop()
+        elif view == "busy":
+            page.click("#relight")
+        elif view == "done":
+            engine.wait_for(1).finish()
+        page.wait_view(view)
+        assert len([each for each in page.all("h1") if each.is_displayed()]) == 1, view
+        for each in page.all("button, input, select, a, summary, [role], [tabindex]"):
+            assert not each.is_displayed() or each.accessible_name or each.get_attribute("role") in (
+                "status", "alert", None,
+            ), each.get_attribute("outerHTML")  # fmt: skip
+
+
+def test_when_all_is_there_the_keyboard_stands_on_the_palette(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).drop().wait_view("edit")
+    page.press(page.find("#relight"), Keys.ENTER).wait_view("done")
+    page.wait(
+        lambda: page.chrome.switch_to.active_element.get_attribute("data-color") == "white", "elsewhere"
+    )
+    page.press(page.chrome.switch_to.active_element, Keys.ARROW_RIGHT)
+    assert page.chosen == "red"
+
+
+def test_behind_the_token_there_is_only_the_question_for_it(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    token = "sixteen-or-more-letters"
+    server = serve(engine, page="token", token=token)
+    page = visit(server, started=False)
+    assert page.find("h1").text == "This page asks for a token"
+    page.press(page.find("[name=token]"), "wrong", Keys.ENTER)
+    page.wait(lambda: page.all(".wrong"), "a wrong token is not called one")
+    page.press(page.find("[name=token]"), token, Keys.ENTER).wait_started()
+    assert token not in page.chrome.current_url
+    page.reload().relight()
+    assert page.ready() == list(COLORS)
+
+
 def test_a_servers_refusal_is_told_in_words_and_can_be_tried_again(serve: Serve, visit: Visit) -> None:
     engine = FakeEngine(queue_size=0)
     page = visit(serve(engine)).drop().wait_view("edit").click("#relight")
@@ -182,7 +281,9 @@ def test_while_the_model_loads_the_page_waits_and_then_begins(
 ) -> None:
     slot = EngineSlot()
     page = visit(serve(slot)).drop().wait_view("edit").click("#relight")
-    page.wait(lambda: "still loading" in page.find("#stage-text").text, "it does not say that it waits")
+    page.wait(
+        lambda: page.find("#stage-name").text == "The model is loading", "it does not say that it waits"
+    )
     slot.put(engine)
     page.wait_view("done")
 
@@ -232,7 +333,10 @@ def test_the_history_opens_and_forgets_rooms(serve: Serve, visit: Visit, engine:
     page.wait(lambda: len(page.all("#rooms li")) == 1, "not forgotten")
     page.reload()
     assert len(page.all("#rooms li")) == 1
-    page.click("#clear").wait(lambda: not page.find("#history").is_displayed(), "not cleared")
+    page.click("#clear").chrome.switch_to.alert.dismiss()
+    assert len(page.all("#rooms li")) == 1
+    page.click("#clear").chrome.switch_to.alert.accept()
+    page.wait(lambda: not page.find("#history").is_displayed(), "not cleared")
     assert page.reload().view == "empty"
 
 
@@ -276,6 +380,9 @@ def test_jobs_that_the_server_tells_of_show_progress_and_bring_pictures(serve: S
     jobs.state = "running"
     share = "return document.querySelector('[data-color=red]').style.getPropertyValue('--share')"
     page.wait(lambda: page.chrome.execute_script(share) == "40%", "no progress")
+    jobs.done = 10
+    page.wait(lambda: page.find("#stage-text").text == "Turning it into pictures", "it stands at the end")
+    assert page.find("#progress").get_attribute("value") in (None, "0")  # moves, and promises nothing
     jobs.state = "completed"
     engine.wait_for(1).finish()
     page.wait_view("done")
@@ -283,20 +390,19 @@ def test_jobs_that_the_server_tells_of_show_progress_and_bring_pictures(serve: S
     assert len(recorder.bodies) == 1  # the other six came by /jobs
 
 
-@pytest.mark.parametrize("width", [320, 390])
+@pytest.mark.parametrize("width", [320, 360, 390])
 def test_on_a_phone_nothing_is_wider_than_the_screen(
     serve: Serve, visit: Visit, engine: FakeEngine, width: int
 ) -> None:
-    page = visit(serve(engine))
-    page.chrome.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 844, "deviceScaleFactor": 2, "mobile": True},
-    )
+    page = visit(serve(engine)).phone(width)
     for view in ("empty", "edit", "done"):
         if view != "empty":
             page.drop().wait_view("edit") if view == "edit" else page.click("#relight").wait_view("done")
         assert page.view == view
         assert page.chrome.execute_script("return document.scrollingElement.scrollWidth") <= width, view
+        assert (
+            page.find(".brand").size["height"] <= 34 and page.find("#language").size["height"] <= 44
+        )  # a line
 
 
 def test_at_night_it_is_dark(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
@@ -352,6 +458,23 @@ class Failing:
         return wrapped
 
 
+class Unreachable:
+    """While `closed`, hangs up on everybody."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def around(self, app: Any) -> Any:
+        def wrapped(environ: Any, start: Any) -> Iterable[bytes]:
+            if not self.closed:
+                return app(environ, start)
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start("200 OK", [("Content-Type", "application/json"), ("Content-Length", "9")])
+            return [b""]  # and no nine bytes ever
+
+        return wrapped
+
+
 class Guard:
     """Lets only those with the token at `/process`."""
 
@@ -375,7 +498,7 @@ class Jobs:
     """Answers `/jobs/<id>` with what the test says."""
 
     def __init__(self) -> None:
-        self.state, self.place = "queued", 0
+        self.state, self.place, self.done = "queued", 0, 4
 
     def around(self, app: Any) -> Any:
         def wrapped(environ: Any, start: Any) -> Iterable[bytes]:
@@ -390,7 +513,7 @@ class Jobs:
                 "colors": {
                     color: {
                         "state": self.state,
-                        "steps_done": 4,
+                        "steps_done": self.done,
                         "steps": 10,
                         "image_url": f"https://elsewhere/static/inference/{job_id}/output_{color}.jpg"
                         if done

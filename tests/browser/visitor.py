@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -41,9 +42,30 @@ class Visitor:
     def __init__(self, chrome: WebDriver) -> None:
         self.chrome = chrome
 
-    def open(self, url: str) -> Visitor:
+    def open(self, url: str, *, started: bool = True) -> Visitor:
         self.chrome.get(url)
-        return self.wait_started()
+        return self.wait_started() if started else self
+
+    def phone(self, width: int) -> Visitor:
+        """Make the window a phone's, with fingers in place of a mouse."""
+        size = {"width": width, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        self.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.chrome.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        return self
+
+    def swipe(self, grip: str, x: float, y: float) -> Visitor:
+        """Drag something with a finger to a place on the photo, as shares of its size."""
+        frame, start = self.find("#lamps").rect, self.find(grip).rect
+        top = self.chrome.execute_script("return scrollY")
+        a = (start["x"] + start["width"] / 2, start["y"] - top + start["height"] / 2)
+        b = (frame["x"] + x * frame["width"], frame["y"] - top + y * frame["height"])
+        path = [(a[0] + (b[0] - a[0]) * i / 8, a[1] + (b[1] - a[1]) * i / 8) for i in range(9)]
+        for index, (left, down) in enumerate(path):
+            points = [{"x": left, "y": down}]
+            kind = "touchMove" if index else "touchStart"
+            self.chrome.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        self.chrome.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        return self
 
     def reload(self) -> Visitor:
         self.chrome.refresh()
@@ -53,7 +75,12 @@ class Visitor:
         return self.wait(lambda: self.find("body").get_attribute("data-started"), "the page has not started")
 
     def wait(self, condition: Any, message: str) -> Visitor:
-        WebDriverWait(self.chrome, PATIENCE_S, poll_frequency=0.05).until(lambda _: condition(), message)
+        leaving = (
+            NoSuchElementException,
+            StaleElementReferenceException,
+        )  # while a page makes way for the next
+        waiting = WebDriverWait(self.chrome, PATIENCE_S, poll_frequency=0.05, ignored_exceptions=leaving)
+        waiting.until(lambda _: condition(), message)
         return self
 
     def find(self, selector: str) -> WebElement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -130,7 +131,8 @@ def test_signatures_stay_good_across_restarts(
     assert restarted.get(url, buffered=True).status_code == 200
     secret = settings.results_dir / ".secret"
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    assert restarted.get("/static/inference/.secret").status_code == 404
+    for name in (".secret", ".token"):
+        assert restarted.get(f"/static/inference/{name}").status_code == 404
     other = make_app(FakeEngine(), settings.replace(sign_urls=True, secret_key="another-key-of-the-operator"))
     assert other.test_client().get(url).status_code == 403
 
@@ -167,3 +169,15 @@ def test_forwarded_headers_are_believed_only_where_told_to(
     }
     result = post(client, headers=forwarded).json["result"]
     assert result["input_image_url"].startswith(base + "/static")
+
+
+def test_a_token_is_kept_for_its_owner_alone_and_never_an_empty_one(tmp_path: Path) -> None:
+    kept = auth.keep_token(tmp_path / "results")
+    path = tmp_path / "results" / ".token"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert auth.keep_token(tmp_path / "results") == kept
+    for damaged in ("", "short"):
+        path.write_text(damaged)
+        assert len(auth.keep_token(tmp_path / "results")) >= 32
+    (tmp_path / "file").write_text("no folder")
+    assert len(auth.keep_token(tmp_path / "file")) >= 32  # nothing can be kept there

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import tests.ngrok_agent
 from lumiply.errors import TunnelError
 from lumiply.server.ngrok import EXPLANATIONS, NgrokTunnel, explain_refusal
 from lumiply.server.tunnel import KeptTunnel
-from tests.fakes import PATIENCE_S
+from tests.fakes import PATIENCE_S, wait_until
 
 TOKEN = "2abcSESAMEdef"
 URL = "https://a1b2.ngrok-free.dev"
@@ -210,3 +211,55 @@ def test_a_tunnel_that_the_agent_forgot_counts_as_gone(agent: Agent, tunnel: Ngr
     tunnel.open(5000)
     tunnel._opened.uri += "-forgotten"
     assert not tunnel.is_open()
+
+
+def program(agent: Agent, then: str = "pass") -> subprocess.Popen[str]:
+    """A program that opens a tunnel, says so, and does `then`; it leads a group of processes, as a kernel does."""
+    source = f"""
+import sys, time
+from pathlib import Path
+from lumiply.server.ngrok import NgrokTunnel
+from lumiply.server.tunnel import KeptTunnel
+KeptTunnel(NgrokTunnel({TOKEN!r}, Path({str(agent.path)!r})), look_s=0.001).open(5000)
+try:
+    print("open", flush=True)
+    {then}
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+    sys.stdin.read()
+"""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    line = [sys.executable, "-c", source]
+    return subprocess.Popen(line, cwd=Path(__file__).parents[2], start_new_session=True, **pipes)
+
+
+def test_a_program_that_ends_without_closing_leaves_no_agent_and_starts_none(agent: Agent) -> None:
+    for _ in range(3):
+        program(agent).communicate(timeout=30)
+    assert len(agent.runs) == 3
+    assert not any(lives(run["pid"]) for run in agent.runs)
+
+
+def test_the_stop_button_leaves_the_tunnel_alone(agent: Agent) -> None:
+    run = program(agent, "time.sleep(60)")
+    assert run.stdout and run.stdout.readline() == "open\n"
+    assert os.getpgid(agent.runs[0]["pid"]) != run.pid == os.getpgid(run.pid)
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.stdout.readline() == "stopped\n"
+    run.communicate(timeout=30)
+    assert len(agent.runs) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
+def test_the_agent_of_a_killed_program_is_ended_by_the_next(agent: Agent, tunnel: NgrokTunnel) -> None:
+    killed = program(agent, "time.sleep(60)")
+    assert killed.stdout and killed.stdout.readline() == "open\n"
+    killed.kill()
+    killed.communicate(timeout=30)
+    (left,) = agent.runs
+    assert lives(left["pid"])
+    assert tunnel.open(5000) == URL
+    wait_until(lambda: not lives(left["pid"]))
+    folder = Path(left["arguments"][left["arguments"].index("--config") + 1]).parent
+    assert not folder.exists()  # which held the token
+    assert tunnel.is_open()

@@ -15,6 +15,7 @@ from PIL import Image
 import lumiply.server
 from lumiply.colors import COLORS
 from lumiply.server.page import POLICY
+from lumiply.server.service import Service
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes
 
@@ -85,3 +86,54 @@ def test_switched_off_there_is_no_page(
         answer = client.get(address)
         assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
     assert client.get("/health").status_code == 200
+
+
+TOKEN = "sixteen-or-more-letters"
+
+
+@pytest.fixture
+def behind_token(make_app: Callable[..., Flask], engine: FakeEngine, settings: Settings) -> FlaskClient:
+    return make_app(engine, settings.replace(page="token", token=TOKEN)).test_client()
+
+
+@pytest.mark.parametrize("address", ["/", "/page/app.js", "/page/samples/sample_room.png"])
+def test_behind_the_token_nothing_of_the_page_is_shown(behind_token: FlaskClient, address: str) -> None:
+    answer = behind_token.get(address)
+    assert (answer.status_code, answer.get_json()["code"]) == (401, "unauthorized")
+    assert behind_token.get(f"{address}?token=wrong").status_code == 401
+    with behind_token.get(address, headers={"Authorization": f"Bearer {TOKEN}"}) as answer:
+        assert answer.status_code == 200
+    assert behind_token.get("/health").status_code == 200
+
+
+def test_a_browser_is_asked_for_the_token_in_its_language(behind_token: FlaskClient) -> None:
+    for language, words in (
+        ("ko-KR,ko;q=0.9", "토큰이 필요한"),
+        ("en", "asks for a token"),
+        ("fr", "asks for"),
+    ):
+        answer = behind_token.get("/", headers={"Accept": "text/html", "Accept-Language": language})
+        assert answer.status_code == 401 and words in answer.text and "<script" not in answer.text
+        assert "form-action 'self'" in answer.headers["Content-Security-Policy"]
+    for address in re.findall(r"(?:src|href)=\"(page/[^\"]+)\"", answer.text):
+        with behind_token.get(f"/{address}") as part:
+            assert part.status_code == 200, address
+
+
+def test_who_brought_the_token_gets_the_parts_too_and_no_more(behind_token: FlaskClient) -> None:
+    answer = behind_token.get(f"/?token={TOKEN}")
+    assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-store"
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and TOKEN not in cookie
+    for address in ("/", "/page/app.js", "/page/samples/sample_room.png"):
+        with behind_token.get(address) as part:  # the browser sends the cookie
+            assert part.status_code == 200
+    assert behind_token.get("/metrics").status_code == 401  # which opens the page alone
+
+
+def test_without_a_token_of_its_own_one_is_made(settings: Settings, engine: FakeEngine) -> None:
+    with Service(settings.replace(page="token"), engine) as service:
+        assert service.token and len(service.token) >= 32
+        assert service.page_url == f"{service.url}/?token={service.token}"
+    with Service(settings, engine) as service:
+        assert service.token is None and service.page_url == f"{service.url}/"

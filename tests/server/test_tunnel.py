@@ -56,8 +56,11 @@ def test_behind_a_tunnel_nobody_calls_without_the_token(settings: Settings, tmp_
     photo.write_bytes(photo_bytes())
     with Service(settings, FakeEngine(), FakeTunnel()) as first, pytest.raises(RemoteError, match="401"):
         client.process(first.url, photo, "job", "red")
-    with Service(settings, FakeEngine(), FakeTunnel()) as second:
-        assert len(first.token) >= 32 and first.token != second.token
+    with Service(settings, FakeEngine(), FakeTunnel()) as second:  # as after a restart, in the same folder
+        assert second.token == first.token and len(first.token) >= 32
+    elsewhere = settings.replace(results_dir=tmp_path / "elsewhere")
+    with Service(elsewhere, FakeEngine(), FakeTunnel()) as other:
+        assert other.token != first.token
     chosen = settings.replace(token="chosen-by-the-operator")
     with Service(chosen, FakeEngine(), FakeTunnel()) as third:
         assert third.token == "chosen-by-the-operator"

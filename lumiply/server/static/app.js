@@ -56,6 +56,7 @@ function paint() {
   $("save-all").hidden = !room || Object.keys(room.results).length < 2;
   paintPhase();
   $("language").textContent = say("language");
+  $("language").lang = say("languageCode");
 }
 
 function paintSwatch(name) {
@@ -75,9 +76,10 @@ function paintSwatch(name) {
 function paintPhase() {
   const ready = room ? Object.keys(room.results).length : 0;
   $("stage-name").textContent = say(phase.name);
-  $("stage-text").textContent = phase.text || (ready ? say("readyText", { n: ready }) : "");
   const share = phase.name === "uploading" ? phase.share : COLORS.reduce((sum, name) => sum + (pictures[name] ? 1 : shares[name] ?? 0), 0) / COLORS.length;
-  if (share) $("progress").value = share;
+  const finishing = phase.name === "rendering" && share === 1 && ready < COLORS.length; // all steps done, and no pictures yet
+  $("stage-text").textContent = phase.text || say(ready ? "readyText" : finishing ? "finishingText" : "", { n: ready });
+  if (share && !finishing) $("progress").value = share;
   else $("progress").removeAttribute("value");
 }
 
@@ -106,6 +108,7 @@ function historyItem(kept) {
   forget.setAttribute("aria-label", `${say("forget")}: ${kept.name}`);
   forget.addEventListener("click", async () => {
     if (kept.id === room?.id) leave();
+    if (kept.upload) cancelJob(kept.id); // nobody will ask for it
     await history.remove(kept.id);
     paintHistory();
   });
@@ -239,13 +242,18 @@ async function run() {
   sessionStorage.setItem(OPEN, mine.id);
   phase = { name: "uploading", text: "", share: 0 };
   show("busy");
+  window.scrollTo({ top: 0, behavior: "smooth" });
   $("cancel").focus({ preventScroll: true });
   const missing = COLORS.filter((name) => !mine.results[name]);
   try {
     await relight(mine, missing, listener(mine), control.signal);
     mine.upload = null; // nothing left to ask for
     await history.put(mine);
-    if (running === control) show("done");
+    if (running === control) {
+      const lost = [document.body, $("cancel")].includes(document.activeElement);
+      show("done");
+      if (lost) $("palette").querySelector("[aria-checked=true]").focus({ preventScroll: true });
+    }
   } catch (error) {
     if (running === control) failed(mine, error);
   } finally {
@@ -263,8 +271,7 @@ function listener(mine) {
     },
     waiting(reason, place) {
       if (!current()) return;
-      if (reason === "queued") phase = { name: "queued", text: place ? say("queuedText", { n: place }) : "" };
-      else phase = { name: "queued", text: say(reason === "loading" ? "loadingText" : "brokenText") };
+      phase = { name: reason, text: reason !== "queued" ? say(`${reason}Text`) : place ? say("queuedText", { n: place }) : "" };
       paintPhase();
     },
     progress(name, share) {
@@ -301,6 +308,7 @@ function failed(mine, error) {
   }
   show(Object.keys(mine.results).length ? "done" : "edit");
   complain(error, () => run());
+  if (error.code === "network") checkHealth();
 }
 
 async function openRoom(kept) {
@@ -414,6 +422,10 @@ for (const button of document.querySelectorAll("[data-sample]")) {
     }
   });
 }
+$("home").addEventListener("click", (event) => {
+  event.preventDefault();
+  leave();
+});
 $("relight").addEventListener("click", start);
 $("change").addEventListener("click", () => {
   calm();
@@ -433,7 +445,9 @@ $("cancel").addEventListener("click", () => {
 $("retry").addEventListener("click", () => again?.());
 $("dismiss").addEventListener("click", calm);
 $("clear").addEventListener("click", async () => {
+  if (!confirm(say("clearSure"))) return;
   leave();
+  for (const kept of history.rooms) if (kept.upload) cancelJob(kept.id);
   await history.clear();
   paintHistory();
 });
@@ -480,12 +494,20 @@ async function checkHealth() {
     const health = await getHealth();
     state = { ready: "ready", loading: "loading", failed: "failedModel" }[health.engine] ?? "ready";
     detail = health.model ? ` · ${health.model}` : "";
+    if (health.presets) offerPresets(health.presets);
   } catch {
     // shown as offline
   }
   $("health-dot").dataset.state = state;
-  $("health").textContent = say(state) + (state === "ready" ? detail : "");
+  $("health").textContent = say(state);
+  $("model").textContent = state === "ready" ? detail : "";
   healthTimer = setTimeout(checkHealth, state === "ready" ? 60_000 : 4_000);
+}
+
+/** Show only the presets that the model has; "automatic" always. */
+function offerPresets(names) {
+  for (const option of $("preset").options) option.hidden = option.disabled = option.value !== "" && !names.includes(option.value);
+  if ($("preset").selectedOptions[0].disabled) $("preset").value = "";
 }
 
 // ---- begin

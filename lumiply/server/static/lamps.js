@@ -95,11 +95,15 @@ export class LampLayer {
   #place(lamp, element) {
     lamp.height = within(lamp.height, SMALLEST, LARGEST);
     lamp.x = within(lamp.x, 0, 1);
-    lamp.y = within(lamp.y, -0.1, 1.1);
+    lamp.y = within(lamp.y, 0, 1);
     element.style.left = `${lamp.x * 100}%`;
     element.style.top = `${lamp.y * 100}%`;
     element.style.height = `${lamp.height * 100}%`;
     element.style.aspectRatio = LAMPS[lamp.kind].ratio;
+    // From the lamp's edges to the photo's, in lamp sizes: its knobs stay on the photo however large the lamp is.
+    const width = (lamp.height * LAMPS[lamp.kind].ratio * this.#root.clientHeight) / (this.#root.clientWidth || 1);
+    const edges = { "--above": lamp.y / lamp.height, "--below": (1 - lamp.y) / lamp.height, "--beside": (1 - lamp.x) / width };
+    for (const [name, share] of Object.entries(edges)) element.style.setProperty(name, `${100 * (share - 0.5)}%`);
   }
 
   #drag(start, lamp, element, scaling) {

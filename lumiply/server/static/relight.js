@@ -61,10 +61,10 @@ async function ask(job, color, on, signal, follower) {
       }, signal);
     } catch (error) {
       if (error.code === "loading") {
-        on.waiting("loading");
+        on.waiting("waking");
         await loaded(signal);
       } else if (BROKEN.has(error.code) && (breaks += 1) < MOST_BREAKS) {
-        on.waiting("network");
+        on.waiting("broken");
         await pause(WAIT_MS, signal);
       } else {
         throw error;

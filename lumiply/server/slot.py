@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final, Literal
 
 from lumiply.engine.protocol import Engine, EngineInfo
@@ -36,8 +37,15 @@ class EngineSlot:
         self._closed = False
         self._lock = threading.Lock()
         self._settled = threading.Event()
+        self._first: Future[EngineInfo] = Future()
         if engine is not None:
             self._settled.set()
+            self._first.set_result(engine.info)
+
+    @property
+    def first(self) -> Future[EngineInfo]:
+        """What the first engine says of itself, once it is there, or why none came. Not to be cancelled."""
+        return self._first
 
     @property
     def engine(self) -> Engine | None:
@@ -94,13 +102,18 @@ class EngineSlot:
             if not closed:
                 self._engine, self._info = engine, engine.info
                 self._settled.set()
+                if not self._first.done():
+                    self._first.set_result(engine.info)
         if closed:
             engine.close(0)
 
     def fail(self, error: BaseException) -> None:
         """Say that no engine will come."""
-        self._error = error
-        self._settled.set()
+        with self._lock:
+            self._error = error
+            self._settled.set()
+            if not self._first.done():
+                self._first.set_exception(error)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the engine is there or has failed; False if `timeout` seconds passed before."""

@@ -20,7 +20,6 @@ from lumiply.client import encode_form
 from lumiply.colors import COLORS
 from lumiply.errors import BusyError, RenderError
 from lumiply.images import encode_png
-from lumiply.server import EngineSlot
 from lumiply.settings import Settings
 from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes, wait_until
 from tests.server.conftest import post
@@ -197,23 +196,6 @@ def test_a_full_queue_answers_busy_with_retry_after(make_app: Callable[..., Flas
     answer = post(client)
     assert (answer.status_code, answer.json["code"]) == (503, BusyError.code)
     assert int(answer.headers["Retry-After"]) > 0
-
-
-def test_until_the_model_is_loaded_process_answers_loading(make_app: Callable[..., Flask]) -> None:
-    slot = EngineSlot()
-    client = make_app(slot).test_client()
-    answer = post(client)
-    assert (answer.status_code, answer.json["code"]) == (503, "loading")
-    slot.put(FakeEngine())
-    assert post(client).status_code == 200
-
-
-def test_a_model_that_failed_to_load_answers_unavailable(make_app: Callable[..., Flask]) -> None:
-    slot = EngineSlot()
-    slot.fail(RuntimeError("secret path"))
-    answer = post(make_app(slot).test_client())
-    assert (answer.status_code, answer.json["code"]) == (503, "unavailable")
-    assert "secret" not in answer.text
 
 
 def test_a_render_that_takes_too_long_answers_504_and_frees_its_slot(

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from lumiply.engine.protocol import Engine, EngineInfo
 from lumiply.errors import EngineClosedError, LoadingError, LumiplyError
+from lumiply.server import heap
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,10 @@ class EngineSlot:
 
         def work() -> None:
             try:
-                self.put(build())
+                engine = build()
+                if not self._restarts:  # else one that hangs may still be around, and is to go some day
+                    heap.settle()
+                self.put(engine)
             except LumiplyError as exc:
                 log.error("engine not loaded: %s", exc)
                 self.fail(exc)
@@ -153,6 +157,7 @@ class EngineSlot:
             build = self._build if len(self._restarts) <= MOST_RESTARTS else None
             if build is not None:
                 self._settled.clear()
+        heap.unsettle()
         threading.Thread(target=_give_up, args=(engine,), name="lumiply-give-up", daemon=True).start()
         if build is not None:
             self.load(build)

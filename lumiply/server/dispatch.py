@@ -186,10 +186,16 @@ class RenderQueue:
                 log.exception("dispatch")
 
     def _next(self) -> Render | None:
-        """The render whose turn it is, taken out of the queue; its job goes to the end of the row."""
+        """The render whose turn it is, taken out of the queue; its job goes to the end of the row.
+
+        One that failed shares the engine with no other when it is tried once more: renders share steps, and what
+        hangs takes along whoever is with it.
+        """
         if not self._waiting or len(self._with_engine) >= self._room():
             return None
         job_id, row = next(iter(self._waiting.items()))
+        if self._with_engine and (row[0].failures or any(other.failures for other in self._with_engine)):
+            return None
         render = row.popleft()
         del self._waiting[job_id]
         if row:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -212,6 +213,10 @@ def test_a_render_that_takes_too_long_answers_504_and_frees_its_slot(
     assert len(engine.renders) == 2
 
 
+def test_the_gateway_is_still_there_when_a_request_is_given_up() -> None:
+    assert Settings().request_timeout_s < 300  # the gateway's own limit
+
+
 def test_seed_and_steps_come_from_the_settings(
     make_app: Callable[..., Flask], engine: FakeEngine, settings: Settings
 ) -> None:
@@ -273,6 +278,26 @@ def test_a_failing_callback_harms_nobody(
     client = make_app(engine, settings.replace(callback_hosts="good.example"), sender=sender).test_client()
     assert post(client, callback_url="https://good.example/").status_code == 200
     assert sender.called.wait(10)
+
+
+def test_a_callback_that_takes_long_does_not_delay_the_answer(
+    make_app: Callable[..., Flask], engine: FakeEngine, settings: Settings
+) -> None:
+    may_end = threading.Event()
+
+    class SlowSender(FakeSender):
+        def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+            status = super().post(url, body, headers)
+            assert may_end.wait(30)
+            return status
+
+    sender = SlowSender()
+    client = make_app(engine, settings.replace(callback_hosts="good.example"), sender=sender).test_client()
+    for job in ("one", "two"):  # the second while the first is being delivered
+        assert post(client, job_id=job, callback_url="https://good.example/").status_code == 200
+        assert sender.called.wait(10)
+    may_end.set()
+    wait_until(lambda: len(sender.sent) == 2)
 
 
 def test_other_weights_render_again(make_app: Callable[..., Flask], engine: FakeEngine) -> None:

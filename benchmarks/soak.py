@@ -473,7 +473,8 @@ that others use as well; `renders` is the same on a model of the same classes th
 render of its own for every second job, because there the queue and the store are busiest. `kills`, `hostile`,
 `slow` and `disk` use that one as well: what they look for is in the server, not in the model. Renders that raise,
 hang or run out of memory, and a disk that fills up while results are written, are quick and therefore tests:
-tests/server/test_faults.py and test_dispatch.py.
+tests/server/test_engine_faults.py, test_faults.py and test_dispatch.py. Clients, server and what times `/health` are
+three processes on the same cores.
 """.strip()
 
 

@@ -230,7 +230,7 @@ class BusyError(LumiplyError):
 
 
 class LoadingError(LumiplyError):
-    """The model is still loading; the same request later will do."""
+    """The model was still loading when a request's time was over; the same request later will do."""
 
     code = "loading"
     status = 503

@@ -26,8 +26,8 @@ from lumiply.settings import Settings
 def serve(**options: Any) -> None:
     """Answer HTTP requests until Ctrl-C, and show a web page at the server's address.
 
-    The server listens at once and says on /health that it is alive; /process answers 503 until the model is
-    loaded. A tunnel is opened only with --tunnel ngrok. SIGHUP makes it read the adaptors again.
+    The server listens at once and says on /health that it is alive; requests for renders wait until the model
+    is loaded. A tunnel is opened only with --tunnel ngrok. SIGHUP makes it read the adaptors again.
     """
     settings = Settings.from_env(**options)
     set_up_logging(settings)

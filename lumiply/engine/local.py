@@ -27,6 +27,7 @@ from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
 from lumiply.engine.render import Pictures, Render
+from lumiply.engine.threads import give_way
 from lumiply.errors import (
     BusyError,
     DeviceMemoryError,
@@ -141,6 +142,8 @@ class LocalEngine:
         with self._lock:
             if self._closing.is_set():
                 raise EngineClosedError("the engine is shutting down; try again when it has been restarted")
+            if self._queue.full():
+                self._drop_cancelled()
             try:
                 self._queue.put_nowait(item)
             except queue.Full:
@@ -151,6 +154,14 @@ class LocalEngine:
                 self._open_jobs.add(item.future)
         if isinstance(item, Render):
             item.future.add_done_callback(self._forget)
+
+    def _drop_cancelled(self) -> None:
+        """Renders that nobody wants any more take no places, nor memory, while the worker is busy."""
+        with self._queue.mutex:
+            waiting = self._queue.queue
+            kept = [item for item in waiting if not (isinstance(item, Render) and item.future.done())]
+            waiting.clear()
+            waiting.extend(kept)
 
     def reload_adaptors(self) -> EngineInfo:
         """Read the adaptors' files again and use them from the next render on; wait until that is so.
@@ -203,6 +214,8 @@ class LocalEngine:
             self._open_jobs.discard(future)
 
     def _work(self) -> None:
+        if self._pipeline.device.type == "cpu":
+            give_way()  # before torch starts its threads from this one
         while self._let_in():
             self._step()
 

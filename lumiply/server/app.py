@@ -36,8 +36,8 @@ def create_app(
 
     Args:
         settings: the defaults if None.
-        engine: what renders, or the slot in which it will stand once loaded. With None, the server says that
-            it is loading for ever.
+        engine: what renders, or the slot in which it will stand once loaded. With None, the server is loading
+            for ever.
         store: where results go; where the settings say if None.
         sender: how callbacks leave; the standard library if None.
     """

@@ -119,7 +119,7 @@ class RenderQueue:
         """
         with self._changed:
             if self._draining:
-                raise EngineClosedError("서버가 종료되고 있습니다. 잠시 후 다시 요청해 주세요.")
+                raise closing_error()
             waiting = self._count_waiting()
             free = self._room() - len(self._with_engine)  # with the engine, in a moment
             if waiting >= self._size + max(0, free) or self._bytes_waiting() > MOST_WAITING_BYTES:
@@ -147,7 +147,7 @@ class RenderQueue:
             waiting = self._in_order()
             self._waiting.clear()
         for render in waiting:
-            self._end(render, error=_closing())
+            self._end(render, error=closing_error())
         with self._changed:
             while (
                 self._with_engine and (left := deadline - time.monotonic()) > 0 and self._thread is not None
@@ -157,7 +157,7 @@ class RenderQueue:
             self._closed = True
             self._changed.notify_all()
         for render in running:
-            self.cancel(render, _closing())
+            self.cancel(render, closing_error())
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5)
 
@@ -186,10 +186,16 @@ class RenderQueue:
                 log.exception("dispatch")
 
     def _next(self) -> Render | None:
-        """The render whose turn it is, taken out of the queue; its job goes to the end of the row."""
+        """The render whose turn it is, taken out of the queue; its job goes to the end of the row.
+
+        One that failed shares the engine with no other when it is tried once more: renders share steps, and what
+        hangs takes along whoever is with it.
+        """
         if not self._waiting or len(self._with_engine) >= self._room():
             return None
         job_id, row = next(iter(self._waiting.items()))
+        if self._with_engine and (row[0].failures or any(other.failures for other in self._with_engine)):
+            return None
         render = row.popleft()
         del self._waiting[job_id]
         if row:
@@ -353,5 +359,6 @@ def _may_help(error: BaseException | None) -> bool:
     return isinstance(error, RenderError) or not isinstance(error, LumiplyError)
 
 
-def _closing() -> EngineClosedError:
+def closing_error() -> EngineClosedError:
+    """What those are told who ask for a render of a server that shuts down."""
     return EngineClosedError("서버가 종료되고 있습니다. 잠시 후 다시 요청해 주세요.")

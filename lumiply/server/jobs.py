@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image
 
@@ -29,7 +29,7 @@ from lumiply.errors import (
     StorageFullError,
 )
 from lumiply.images import encode_jpeg, encode_png, read_photo
-from lumiply.server.dispatch import RenderQueue
+from lumiply.server.dispatch import RenderQueue, closing_error
 from lumiply.server.metrics import Metrics
 from lumiply.server.names import PHOTO_NAME, output_name
 from lumiply.server.order import Order
@@ -86,6 +86,7 @@ class Jobs:
         self._under_way: dict[tuple[Recipe, str], Render] = {}  # by recipe and colour
         self._decoders = threading.Semaphore(_DECODERS)
         self._seats = threading.Semaphore(settings.waiting_requests)
+        self._closing: Future[None] = Future()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="lumiply-store")
 
     def ensure(self, order: Order, timeout: float) -> None:
@@ -96,7 +97,8 @@ class Jobs:
             timeout: seconds to wait. A render that nobody waits for any longer is ended.
 
         Raises:
-            LoadingError, EngineClosedError, BusyError: no render can be had now.
+            EngineClosedError, BusyError: no render can be had now.
+            LoadingError: the model was still loading when the time was over.
             UserError: the upload is no usable photo, or the engine lacks a colour or a preset.
             RenderTimeoutError: not done in time.
             CancelledError: the job was deleted, or another photo took it over.
@@ -104,10 +106,15 @@ class Jobs:
             RenderError: the render failed.
         """
         deadline = time.monotonic() + timeout
-        recipe, wanted = order.plan(self._slot.info(), self._settings)
-        if self._answer_from_disk(order, recipe):
-            return
-        with self._seat():
+        with contextlib.ExitStack() as seat:
+            if loading := not self._slot.first.done():
+                seat.enter_context(self._seat())
+                self._wait_for_engine(deadline)
+            recipe, wanted = order.plan(self._slot.info(), self._settings)
+            if self._answer_from_disk(order, recipe):
+                return
+            if not loading:
+                seat.enter_context(self._seat())
             while tickets := self._tickets(order, recipe, wanted):
                 self._wait(tickets, timeout, deadline)
                 if self._store.colors_of(order.job_id, recipe) >= set(order.colors):
@@ -137,6 +144,8 @@ class Jobs:
 
     def close(self, timeout: float = 0.0) -> None:
         """Give what runs `timeout` seconds, fail the rest, finish writing. Safe to call twice."""
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self._closing.set_result(None)
         self._queue.close(timeout)
         self._writer.shutdown(wait=True)
 
@@ -264,6 +273,14 @@ class Jobs:
             raise StorageFullError(needed, free)
 
     # Waiting
+
+    def _wait_for_engine(self, deadline: float) -> None:
+        """Wait until the first engine is there, has failed to load, or will not be needed."""
+        either: list[Future[Any]] = [self._slot.first, self._closing]
+        left = max(0.0, deadline - time.monotonic())
+        concurrent.futures.wait(either, left, concurrent.futures.FIRST_COMPLETED)
+        if self._closing.done():
+            raise closing_error()
 
     def _wait(self, tickets: list[Ticket], timeout: float, deadline: float) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlencode
 
 from lumiply.engine.protocol import Engine
+from lumiply.server import heap
 from lumiply.server.app import create_app
 from lumiply.server.auth import TOKEN_QUERY
 from lumiply.server.site import site_of
@@ -74,6 +75,8 @@ class Service:
             TunnelError: no public address; nothing listens then.
         """
         self._site.open()
+        if self.slot.engine is not None:
+            heap.settle()
         self._server.start()
         try:
             public_url = self._tunnel.open(self._server.port)
@@ -109,6 +112,7 @@ class Service:
         self._site.close()
         self._server.shutdown()
         self._tunnel.close()
+        heap.unsettle()
 
     def __enter__(self) -> Service:
         return self.start()

@@ -8,10 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final, Literal
 
 from lumiply.engine.protocol import Engine, EngineInfo
 from lumiply.errors import EngineClosedError, LoadingError, LumiplyError
+from lumiply.server import heap
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,15 @@ class EngineSlot:
         self._closed = False
         self._lock = threading.Lock()
         self._settled = threading.Event()
+        self._first: Future[EngineInfo] = Future()
         if engine is not None:
             self._settled.set()
+            self._first.set_result(engine.info)
+
+    @property
+    def first(self) -> Future[EngineInfo]:
+        """What the first engine says of itself, once it is there, or why none came. Not to be cancelled."""
+        return self._first
 
     @property
     def engine(self) -> Engine | None:
@@ -94,13 +103,18 @@ class EngineSlot:
             if not closed:
                 self._engine, self._info = engine, engine.info
                 self._settled.set()
+                if not self._first.done():
+                    self._first.set_result(engine.info)
         if closed:
             engine.close(0)
 
     def fail(self, error: BaseException) -> None:
         """Say that no engine will come."""
-        self._error = error
-        self._settled.set()
+        with self._lock:
+            self._error = error
+            self._settled.set()
+            if not self._first.done():
+                self._first.set_exception(error)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the engine is there or has failed; False if `timeout` seconds passed before."""
@@ -112,7 +126,10 @@ class EngineSlot:
 
         def work() -> None:
             try:
-                self.put(build())
+                engine = build()
+                if not self._restarts:  # else one that hangs may still be around, and is to go some day
+                    heap.settle()
+                self.put(engine)
             except LumiplyError as exc:
                 log.error("engine not loaded: %s", exc)
                 self.fail(exc)
@@ -140,6 +157,7 @@ class EngineSlot:
             build = self._build if len(self._restarts) <= MOST_RESTARTS else None
             if build is not None:
                 self._settled.clear()
+        heap.unsettle()
         threading.Thread(target=_give_up, args=(engine,), name="lumiply-give-up", daemon=True).start()
         if build is not None:
             self.load(build)

@@ -99,6 +99,21 @@ def test_a_full_queue_refuses_at_once_and_what_waits_is_rendered(engine):
     assert engine.queue_length == 0
 
 
+def test_renders_that_were_cancelled_take_no_place_in_the_queue(engine):
+    gate = Gate()
+    running = engine.submit(PHOTO, ["red"], progress=gate)
+    assert gate.entered.wait(WAIT)
+    for _ in range(3):
+        for future in [engine.submit(PHOTO, ["red"]) for _ in range(2)]:
+            assert future.cancel()
+    waiting = [engine.submit(PHOTO, ["red"]) for _ in range(2)]
+    with pytest.raises(BusyError, match="2 renders"):
+        engine.submit(PHOTO, ["red"])
+    gate.opened.set()
+    for future in [running, *waiting]:
+        assert future.result(WAIT)
+
+
 def test_a_render_that_is_cancelled_stops_and_the_next_one_runs(engine):
     gate = Gate()
     running = engine.submit(PHOTO, ["red"], steps=500, progress=gate)

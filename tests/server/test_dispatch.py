@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -182,11 +183,36 @@ def test_a_failed_render_harms_no_other(manual: FakeEngine, make_queue: Callable
     queue, bad, good = make_queue(manual), render("bad", red=1), render("good", red=2)
     queue.add(bad)
     queue.add(good)
-    manual.wait_for(1).fail(ValueError("x"))
-    manual.wait_for(3).fail(ValueError("x"))
-    assert isinstance(bad.result.exception(PATIENCE_S), ValueError)
+    manual.wait_for(2)
+    manual.renders[0].fail(ValueError("x"))
     manual.renders[1].finish()
     assert good.result.result(PATIENCE_S)["red"].getpixel((0, 0))[0] == 2
+    manual.wait_for(3).fail(ValueError("x"))
+    assert isinstance(bad.result.exception(PATIENCE_S), ValueError)
+
+
+def test_what_is_tried_once_more_shares_the_engine_with_no_other(
+    manual: FakeEngine, make_queue: Callable[..., RenderQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, beside_it = manual.submit, []
+
+    def note(*args: Any, **options: Any) -> Any:
+        beside_it.append(manual.queue_length)
+        return submit(*args, **options)
+
+    monkeypatch.setattr(manual, "submit", note)
+    queue, bad, beside, after = make_queue(manual), render("bad"), render("beside"), render("after")
+    for made in (bad, beside, after):
+        queue.add(made)
+    manual.wait_for(2)
+    manual.renders[0].fail(ValueError("x"))
+    wait_until(lambda: bad.failures == 1)
+    manual.renders[1].finish()
+    manual.wait_for(3).finish()
+    manual.wait_for(4).finish()
+    for made in (bad, beside, after):
+        assert made.result.result(PATIENCE_S)
+    assert beside_it == [0, 1, 0, 0]
 
 
 class Factory:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,6 @@ from lumiply.client import encode_form
 from lumiply.colors import COLORS
 from lumiply.errors import BusyError, RenderError
 from lumiply.images import encode_png
-from lumiply.server import EngineSlot
 from lumiply.settings import Settings
 from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes, wait_until
 from tests.server.conftest import post
@@ -199,23 +199,6 @@ def test_a_full_queue_answers_busy_with_retry_after(make_app: Callable[..., Flas
     assert int(answer.headers["Retry-After"]) > 0
 
 
-def test_until_the_model_is_loaded_process_answers_loading(make_app: Callable[..., Flask]) -> None:
-    slot = EngineSlot()
-    client = make_app(slot).test_client()
-    answer = post(client)
-    assert (answer.status_code, answer.json["code"]) == (503, "loading")
-    slot.put(FakeEngine())
-    assert post(client).status_code == 200
-
-
-def test_a_model_that_failed_to_load_answers_unavailable(make_app: Callable[..., Flask]) -> None:
-    slot = EngineSlot()
-    slot.fail(RuntimeError("secret path"))
-    answer = post(make_app(slot).test_client())
-    assert (answer.status_code, answer.json["code"]) == (503, "unavailable")
-    assert "secret" not in answer.text
-
-
 def test_a_render_that_takes_too_long_answers_504_and_frees_its_slot(
     make_app: Callable[..., Flask], settings: Settings
 ) -> None:
@@ -228,6 +211,10 @@ def test_a_render_that_takes_too_long_answers_504_and_frees_its_slot(
     engine.manual = False
     assert post(make_app(engine, settings).test_client()).status_code == 200
     assert len(engine.renders) == 2
+
+
+def test_the_gateway_is_still_there_when_a_request_is_given_up() -> None:
+    assert Settings().request_timeout_s < 300  # the gateway's own limit
 
 
 def test_seed_and_steps_come_from_the_settings(
@@ -291,6 +278,26 @@ def test_a_failing_callback_harms_nobody(
     client = make_app(engine, settings.replace(callback_hosts="good.example"), sender=sender).test_client()
     assert post(client, callback_url="https://good.example/").status_code == 200
     assert sender.called.wait(10)
+
+
+def test_a_callback_that_takes_long_does_not_delay_the_answer(
+    make_app: Callable[..., Flask], engine: FakeEngine, settings: Settings
+) -> None:
+    may_end = threading.Event()
+
+    class SlowSender(FakeSender):
+        def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+            status = super().post(url, body, headers)
+            assert may_end.wait(30)
+            return status
+
+    sender = SlowSender()
+    client = make_app(engine, settings.replace(callback_hosts="good.example"), sender=sender).test_client()
+    for job in ("one", "two"):  # the second while the first is being delivered
+        assert post(client, job_id=job, callback_url="https://good.example/").status_code == 200
+        assert sender.called.wait(10)
+    may_end.set()
+    wait_until(lambda: len(sender.sent) == 2)
 
 
 def test_other_weights_render_again(make_app: Callable[..., Flask], engine: FakeEngine) -> None:

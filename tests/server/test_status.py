@@ -17,6 +17,7 @@ from lumiply.commands.common import JsonFormatter
 from lumiply.engine.protocol import Progress
 from lumiply.server import EngineSlot
 from lumiply.server.access import logfmt
+from lumiply.server.dispatch import RenderQueue
 from lumiply.server.site import site_of
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes, wait_until
@@ -42,14 +43,34 @@ def test_ready_follows_the_engine(make_app: Callable[..., Flask]) -> None:
     assert ready(app) == (200, "")
     site_of(app).close(0)
     assert ready(app) == (503, "unavailable")
+    assert app.test_client().get("/health").status_code == 200
 
 
 def test_ready_says_that_loading_failed(make_app: Callable[..., Flask]) -> None:
     slot = EngineSlot()
     slot.fail(RuntimeError("secret path"))
-    answer = make_app(slot).test_client().get("/ready")
+    client = make_app(slot).test_client()
+    answer, health = client.get("/ready"), client.get("/health")
     assert (answer.status_code, answer.json["code"]) == (503, "failed")
-    assert "secret" not in answer.text
+    assert (health.status_code, health.json["engine"]) == (200, "failed")
+    assert "secret" not in answer.text + health.text
+
+
+def test_ready_says_that_nothing_goes_on_before_the_watchdog_has_acted(
+    make_app: Callable[..., Flask],
+    settings: Settings,
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(RenderQueue, "_watch", lambda queue: None)
+    engine = FakeEngine(manual=True)
+    app = make_app(engine, settings.replace(stuck_after_s=0.1))
+    answer = later(pool, app)
+    engine.wait_for(1)
+    wait_until(lambda: ready(app) == (503, "stuck"))
+    assert app.test_client().get("/health").status_code == 200
+    engine.renders[0].finish()
+    assert answer.result(10).status_code == 200 and ready(app) == (200, "")
 
 
 def test_a_stuck_engine_is_reported_replaced_and_forgotten(

@@ -51,7 +51,7 @@ export async function relight(job, colors, on, signal) {
   }
 }
 
-/** The answer for one colour. A server that still loads is waited for; a broken connection is tried again. */
+/** The answer for one colour. A server that loads longer than it lets wait, and a broken connection, are tried again. */
 async function ask(job, color, on, signal, follower) {
   for (let breaks = 0; ; ) {
     try {
@@ -123,6 +123,14 @@ class Follower {
     this.giveUp();
   }
 
+  /** Whether the server knows no job yet because it still loads the model. */
+  async #loading() {
+    const { engine } = await getHealth().catch(() => ({}));
+    if (engine !== "loading") return false;
+    if (!this.#over) this.on.waiting("loading");
+    return true;
+  }
+
   /** Look once. False if there was nothing to see. */
   async look() {
     if (this.#known === false) return false;
@@ -130,7 +138,7 @@ class Follower {
     try {
       seen = await getJob(this.job.id, this.signal);
     } catch (error) {
-      return error.code === "network";
+      return error.code === "network" || (await this.#loading());
     }
     if (!seen.colors) return false;
     this.#known = true;

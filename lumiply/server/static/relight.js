@@ -127,7 +127,7 @@ class Follower {
   async #loading() {
     const { engine } = await getHealth().catch(() => ({}));
     if (engine !== "loading") return false;
-    if (!this.#over) this.on.waiting("loading");
+    if (!this.#over) this.on.waiting("waking");
     return true;
   }
 

@@ -200,7 +200,7 @@ def zoom(layers: LayerBatch, options: PairOptions, generator: torch.Generator) -
 
     kept = uniform(1) >= options.zoomed
     side = (options.least_window + (1.0 - options.least_window) * uniform(2)).where(
-        ~kept, torch.ones(()).to(device)
+        ~kept, torch.ones((), device=device)
     )
     middle = lamp_middle(layers.lamp_alpha)
     # the window's middle: inside the picture, and no further from the lamp's than half its side

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lumiply.colors import COLORS
 from lumiply.errors import UserError
-from lumiply.synth.compose import LAMP_TARGET, luminance
+from lumiply.synth.compose import LAMP_TARGET, LayerBatch, luminance
 from lumiply.training.pairs import (
     PairDataset,
     PairOptions,
@@ -161,6 +162,33 @@ def test_all_layers_of_a_room_are_zoomed_alike_and_some_not_at_all(pool):
     assert torch.equal(seen.lamp, seen.ambient) and torch.equal(seen.lamp_flat, seen.ambient)
     kept = (seen.ambient - layers.ambient).abs().amax(dim=(1, 2, 3)) < 1e-3
     assert 8 < int(kept.sum()) < 32
+
+
+class Moves(TorchDispatchMode):
+    """Notes what is computed on one device and brought to another; on a GPU the host waits for that."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        if function is torch.ops.aten._to_copy.default and args[0].device != result.device:
+            self.seen.append(args[0].shape)
+        return result
+
+
+def test_a_view_is_drawn_where_the_rooms_are():
+    def layer(channels):
+        return torch.zeros(2, channels, 8, 8, device="meta")
+
+    layers = LayerBatch(layer(3), layer(3), layer(3), layer(1), layer(3))
+    with Moves() as moves:
+        seen = zoom(layers, PairOptions(zoomed=0.5), torch.Generator())
+        assert moves.seen == []
+        torch.ones(()).to("meta")
+        assert moves.seen == [()]  # such a one would have been seen
+    assert seen.lamp.device.type == "meta"
 
 
 def test_a_zoomed_pair_has_the_lamp_strength_of_any_other(pool):

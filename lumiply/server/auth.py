@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import secrets
@@ -14,7 +13,7 @@ from flask import Request
 from itsdangerous import Signer
 
 from lumiply.errors import BadSignatureError, UnauthorizedError
-from lumiply.files import write_whole
+from lumiply.files import alone_in, write_whole
 
 #: Name of the query parameters that carry the token and a signature.
 TOKEN_QUERY: Final = "token"
@@ -24,6 +23,8 @@ _SECRET_NAME, _TOKEN_NAME = ".secret", ".token"
 
 #: Shorter than this, a kept secret is a file that somebody emptied or wrote into.
 _SHORTEST: Final = 16
+#: Read and write, for the owner and for nobody else.
+_OWNER_ONLY: Final = 0o600
 
 
 def new_token() -> str:
@@ -94,10 +95,20 @@ def load_secret(folder: Path, given: str | None) -> str:
 
 
 def _keep(path: Path, make: Callable[[], str]) -> str:
-    with contextlib.suppress(FileNotFoundError):
-        if len(kept := path.read_text().strip()) >= _SHORTEST:
-            return kept
+    """What `path` keeps, else what `make` makes, kept. Servers that start at once agree on it."""
+    if kept := _kept(path):
+        return kept
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, make().encode())
-    path.chmod(0o600)
-    return path.read_text().strip()
+    with alone_in(path.parent):
+        if not _kept(path):
+            write_whole(path, make().encode(), mode=_OWNER_ONLY)
+        return path.read_text().strip()  # where the disk knows no locks, another's may stand there by now
+
+
+def _kept(path: Path) -> str:
+    """What stands in a file; empty if that is nothing, or too little to be a secret."""
+    try:
+        text = path.read_text().strip()
+    except FileNotFoundError:
+        return ""
+    return text if len(text) >= _SHORTEST else ""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,10 +14,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from lumiply import files
 from lumiply.errors import SettingsError
 from lumiply.server import auth
 from lumiply.settings import Settings
-from tests.fakes import FakeEngine
+from tests.fakes import PATIENCE_S, FakeEngine
 from tests.server.conftest import post
 
 TOKEN = "sixteen-or-more-letters"
@@ -181,3 +185,97 @@ def test_a_token_is_kept_for_its_owner_alone_and_never_an_empty_one(tmp_path: Pa
         assert len(auth.keep_token(tmp_path / "results")) >= 32
     (tmp_path / "file").write_text("no folder")
     assert len(auth.keep_token(tmp_path / "file")) >= 32  # nothing can be kept there
+
+
+def keep_secret(folder: Path) -> str:
+    return auth.load_secret(folder, None)
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """New files are everyone's to read and write, unless their maker says otherwise."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.parametrize("keep", [auth.keep_token, keep_secret])
+@pytest.mark.parametrize("damaged", [None, "short"])
+def test_what_is_kept_is_its_owners_alone_from_the_first_byte(
+    tmp_path: Path,
+    open_umask: None,
+    monkeypatch: pytest.MonkeyPatch,
+    keep: Callable[[Path], str],
+    damaged: str | None,
+) -> None:
+    path = tmp_path / {auth.keep_token: ".token", keep_secret: ".secret"}[keep]
+    if damaged is not None:
+        path.write_text(damaged)
+    others = stat.S_IRWXG | stat.S_IRWXO
+    seen: list[tuple[str, int]] = []
+
+    def watch(what: str) -> None:
+        real = getattr(os, what)
+
+        def watched(*args: object, **kwargs: object) -> object:
+            """Look at every file that holds anything, before and after the call."""
+            look()
+            result = real(*args, **kwargs)
+            look()
+            return result
+
+        def look() -> None:
+            for file in tmp_path.iterdir():
+                if (found := file.stat()).st_size > len(damaged or ""):
+                    seen.append((file.name, stat.S_IMODE(found.st_mode)))
+
+        monkeypatch.setattr(files.os, what, watched)
+
+    for what in ("fchmod", "fsync", "replace", "chmod", "open"):
+        watch(what)
+    kept = keep(tmp_path)
+    assert path.read_text() == kept and list(tmp_path.iterdir()) == [path]
+    assert {name for name, _ in seen} > {path.name}  # it was seen under its first name as well
+    assert [mode & others for _, mode in seen] == [0] * len(seen)
+
+
+@pytest.mark.parametrize("keep", [auth.keep_token, keep_secret])
+@pytest.mark.parametrize("damaged", [None, "short"])
+def test_servers_that_start_at_once_keep_one_and_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: Callable[[Path], str], damaged: str | None
+) -> None:
+    if damaged is not None:
+        for name in (".token", ".secret"):
+            (tmp_path / name).write_text(damaged)
+    makes, second_waits = threading.Event(), threading.Event()
+    real_make, real_lock = auth.secrets.token_urlsafe, files.fcntl.flock
+
+    def make(size: int) -> str:
+        makes.set()
+        assert second_waits.wait(PATIENCE_S), "the second did not wait for the first"
+        return real_make(size)
+
+    def lock(handle: int, how: int) -> None:
+        if makes.is_set():
+            second_waits.set()  # and now it does
+        real_lock(handle, how)
+
+    monkeypatch.setattr(auth.secrets, "token_urlsafe", make)
+    monkeypatch.setattr(files.fcntl, "flock", lock)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(keep, tmp_path)
+        assert makes.wait(PATIENCE_S)
+        second = pool.submit(keep, tmp_path)
+        assert first.result(PATIENCE_S) == second.result(PATIENCE_S) == keep(tmp_path)
+
+
+def test_where_the_disk_knows_no_locks_a_token_is_kept_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(handle: int, how: int) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr(files.fcntl, "flock", lock)
+    kept = auth.keep_token(tmp_path)
+    assert (tmp_path / ".token").read_text() == kept == auth.keep_token(tmp_path)
+    assert stat.S_IMODE((tmp_path / ".token").stat().st_mode) == 0o600

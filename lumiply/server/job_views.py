@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, g
@@ -9,6 +10,7 @@ from flask import Blueprint, g
 from lumiply.colors import COLORS
 from lumiply.errors import UnknownJobError
 from lumiply.server.names import PHOTO_NAME, output_name, require_job_id
+from lumiply.server.order import Order
 from lumiply.server.record import Failure, JobRecord, now_iso
 from lumiply.server.render import Ticket
 from lumiply.server.site import Site, current_site
@@ -54,12 +56,16 @@ def describe(site: Site, job_id: str) -> dict[str, Any]:
     Raises:
         UnknownJobError: there is no trace of it.
     """
+    early = site.jobs.early(job_id)  # first: what is no longer here has its tickets by the next line
     tickets = site.jobs.activity(job_id)
     record = site.store.record(job_id)
     if record is None:
-        if not tickets:
+        if not tickets and not early:
             raise UnknownJobError
-        record = JobRecord("", now_iso(), now_iso())
+        came = early[0].came if early else now_iso()
+        record = JobRecord("", came, came)
+    if early and not tickets:
+        return _describe_early(site, job_id, record, [waiting.order for waiting in early])
     recipe = tickets[0].render.recipe if tickets else record.asked if record.pending else None
     recipe = recipe or record.recipe or record.asked
     steps = recipe.steps if recipe else 0
@@ -75,11 +81,33 @@ def describe(site: Site, job_id: str) -> dict[str, Any]:
             found = _entry("running", 0, steps)  # how far, only that server knows
         if found is not None:
             colors[color] = found
-    places = [site.jobs.place(ticket.render) for ticket in tickets]
+    return _job(site, job_id, record, colors)
+
+
+def _describe_early(site: Site, job_id: str, record: JobRecord, orders: Sequence[Order]) -> dict[str, Any]:
+    """A job that waits for the first engine: what was asked for is queued, what stands there already is completed.
+
+    Which other colours will be rendered beside those, and, where nothing says so, in how many steps, the engine
+    will tell.
+    """
+    last = orders[-1]  # to it the job belongs
+    kept = record.recipe if record.recipe and last.may_mean(record.recipe, site.settings) else None
+    steps = last.steps_asked(site.settings) or 0
+    colors: dict[str, dict[str, Any]] = {}
+    for color in COLORS:
+        if kept is not None and output_name(color) in record.files:
+            url = site.result_url(job_id, output_name(color))
+            colors[color] = _entry("completed", kept.steps, kept.steps, url)
+        elif any(color in order.colors for order in orders if order.is_like(last)):
+            colors[color] = _entry("queued", 0, steps)
+    return _job(site, job_id, record, colors)
+
+
+def _job(site: Site, job_id: str, record: JobRecord, colors: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "job_id": job_id,
         "state": _overall(colors),
-        "queue_place": max(places, default=0),
+        "queue_place": site.jobs.place(job_id),
         "created": record.created,
         "colors": colors,
         "input_image_url": site.result_url(job_id, PHOTO_NAME),

@@ -30,6 +30,7 @@ from lumiply.errors import (
 )
 from lumiply.images import encode_jpeg, encode_png, read_photo
 from lumiply.server.dispatch import RenderQueue, closing_error
+from lumiply.server.early import EarlyOrder, EarlyOrders
 from lumiply.server.metrics import Metrics
 from lumiply.server.names import PHOTO_NAME, output_name
 from lumiply.server.order import Order
@@ -82,6 +83,7 @@ class Jobs:
         self._settings, self._metrics = settings, metrics
         self._lock = threading.Lock()
         self._active: dict[str, _Active] = {}
+        self._early = EarlyOrders()
         self._ended = 0  # tickets so far
         self._under_way: dict[tuple[Recipe, str], Render] = {}  # by recipe and colour
         self._decoders = threading.Semaphore(_DECODERS)
@@ -109,7 +111,8 @@ class Jobs:
         with contextlib.ExitStack() as seat:
             if loading := not self._slot.first.done():
                 seat.enter_context(self._seat())
-                self._wait_for_engine(deadline)
+                early = seat.enter_context(self._early.added(order))
+                self._wait_for_engine(early, deadline)
             recipe, wanted = order.plan(self._slot.info(), self._settings)
             if self._answer_from_disk(order, recipe):
                 return
@@ -128,18 +131,25 @@ class Jobs:
             active = self._active.get(job_id)
             return list(active.tickets) if active else []
 
-    def place(self, render: Render) -> int:
-        """See `RenderQueue.place`."""
-        return self._queue.place(render)
+    def early(self, job_id: str) -> list[EarlyOrder]:
+        """What waits for the first engine for a job, in the order of coming."""
+        return self._early.of(job_id)
+
+    def place(self, job_id: str) -> int:
+        """How many renders, or jobs that wait for the first engine, come before the last of a job's, plus one."""
+        places = [self._queue.place(ticket.render) for ticket in self.activity(job_id)]
+        return max(places) if places else self._early.place(job_id)
 
     def is_active(self, job_id: str) -> bool:
-        """Whether something is under way for a job."""
+        """Whether something is under way for a job, or waits for the first engine."""
         with self._lock:
-            return job_id in self._active
+            return job_id in self._active or bool(self._early.of(job_id))
 
     def delete(self, job_id: str) -> None:
         """End what has not finished of a job, and remove its files."""
-        self._drop(self.activity(job_id), CancelledError("작업이 삭제되어 렌더링을 취소했습니다."))
+        why = CancelledError("작업이 삭제되어 렌더링을 취소했습니다.")
+        self._early.call_off(job_id, why)  # first: one that gets past this has its tickets by the next line
+        self._drop(self.activity(job_id), why)
         self._store.remove(job_id)
 
     def close(self, timeout: float = 0.0) -> None:
@@ -219,6 +229,7 @@ class Jobs:
 
         Raises:
             BusyError, EngineClosedError: it cannot be queued.
+            CancelledError: the order came early and has been called off.
         """
         with self._stored(order.job_id, recipe) as stored:
             active = self._active.get(order.job_id)
@@ -229,6 +240,7 @@ class Jobs:
             rest = tuple(color for color, render in sources.items() if render is None)
             if rest and photo is None:
                 return None
+            self._early.take(order)
             new = self._new_render(recipe, rest, order.job_id, photo) if rest else None
             claim = _Claim(new, replaced=active.tickets if active and not mine else [])
             if claim.replaced:
@@ -274,11 +286,13 @@ class Jobs:
 
     # Waiting
 
-    def _wait_for_engine(self, deadline: float) -> None:
+    def _wait_for_engine(self, early: EarlyOrder, deadline: float) -> None:
         """Wait until the first engine is there, has failed to load, or will not be needed."""
-        either: list[Future[Any]] = [self._slot.first, self._closing]
+        either: list[Future[Any]] = [self._slot.first, self._closing, early.called_off]
         left = max(0.0, deadline - time.monotonic())
         concurrent.futures.wait(either, left, concurrent.futures.FIRST_COMPLETED)
+        if early.called_off.done():
+            early.called_off.result()
         if self._closing.done():
             raise closing_error()
 

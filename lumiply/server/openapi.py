@@ -245,7 +245,7 @@ def _schemas() -> dict[str, Any]:
         {
             "state": _STATE,
             "steps_done": count,
-            "steps": count,
+            "steps": {**count, "description": "0: the model, which still loads, will say."},
             "image_url": {"type": ["string", "null"], "format": "uri"},
             "error": {"anyOf": [error, {"type": "null"}]},
         }
@@ -269,7 +269,10 @@ def _schemas() -> dict[str, Any]:
             {
                 "job_id": _JOB_ID,
                 "state": _STATE,
-                "queue_place": {**count, "description": "1 is next; 0 is running or ended."},
+                "queue_place": {
+                    **count,
+                    "description": "1 is next; 0 is running or ended. While the model loads: in order of coming.",
+                },
                 "created": {"type": "string", "format": "date-time"},
                 "colors": {"type": "object", "propertyNames": _COLOR, "additionalProperties": color},
                 "input_image_url": _URL,

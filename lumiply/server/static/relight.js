@@ -90,6 +90,7 @@ class Follower {
   #started = false;
   #over = false;
   #known = null; // null: not asked yet; false: the server does not tell
+  #awake = false; // whether the model was seen loaded
 
   constructor(job, missing, on, signal) {
     Object.assign(this, { job, missing, on, signal });
@@ -123,9 +124,11 @@ class Follower {
     this.giveUp();
   }
 
-  /** Whether the server knows no job yet because it still loads the model. */
+  /** Whether nothing goes on because the server still loads the model. */
   async #loading() {
+    if (this.#awake) return false;
     const { engine } = await getHealth().catch(() => ({}));
+    this.#awake = engine === "ready";
     if (engine !== "loading") return false;
     if (!this.#over) this.on.waiting("waking");
     return true;
@@ -143,7 +146,7 @@ class Follower {
     if (!seen.colors) return false;
     this.#known = true;
     if (this.#over) return true;
-    if (seen.state === "queued") this.on.waiting("queued", seen.queue_place);
+    if (seen.state === "queued" && !(await this.#loading()) && !this.#over) this.on.waiting("queued", seen.queue_place);
     for (const color of [...this.missing]) {
       const state = seen.colors[color];
       if (state?.image_url) {

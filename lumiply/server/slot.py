@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,6 +23,11 @@ SlotState = Literal["loading", "ready", "failed"]
 #: An engine is replaced this often within this many seconds; then the slot gives up.
 MOST_RESTARTS: Final = 3
 RESTARTS_WITHIN_S: Final = 1800.0
+
+#: Seconds in which everybody lets go of an engine that has ended, before it is looked for among the garbage; and at
+#: most, as that is done again and again, half as often each time.
+LET_GO_S: Final = 0.5
+MOST_LET_GO_S: Final = 60.0
 
 
 class EngineSlot:
@@ -127,7 +133,9 @@ class EngineSlot:
         def work() -> None:
             try:
                 engine = build()
-                if not self._restarts:  # else one that hangs may still be around, and is to go some day
+                if self._restarts:
+                    heap.settle_again()
+                else:
                     heap.settle()
                 self.put(engine)
             except LumiplyError as exc:
@@ -157,8 +165,7 @@ class EngineSlot:
             build = self._build if len(self._restarts) <= MOST_RESTARTS else None
             if build is not None:
                 self._settled.clear()
-        heap.unsettle()
-        threading.Thread(target=_give_up, args=(engine,), name="lumiply-give-up", daemon=True).start()
+        threading.Thread(target=_see_off, args=([engine],), name="lumiply-give-up", daemon=True).start()
         if build is not None:
             self.load(build)
         else:
@@ -175,6 +182,22 @@ class EngineSlot:
             engine.close(timeout)
 
 
-def _give_up(engine: Engine) -> None:
-    with contextlib.suppress(Exception):
-        engine.close(0)
+def _see_off(held: list[Engine]) -> None:
+    """Close an engine, and see that it goes: one that hangs, once it no longer does; one that others hold, then.
+
+    Until it has gone it may stay among what garbage collections leave out, as nothing could be freed by them anyway.
+
+    Args:
+        held: the engine, which is taken out: a thread keeps its arguments for as long as it runs.
+    """
+    engine = held.pop()
+    for timeout in (0, None):  # what waits ends at once, what hangs may take its time
+        with contextlib.suppress(Exception):
+            engine.close(timeout)
+    left = weakref.ref(engine)
+    del engine
+    pause = LET_GO_S
+    while left() is not None:
+        time.sleep(pause)
+        heap.settle_again()
+        pause = min(2 * pause, MOST_LET_GO_S)

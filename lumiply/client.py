@@ -22,8 +22,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from lumiply.colors import COLORS, in_palette_order
-from lumiply.errors import RemoteError
+from lumiply.errors import RemoteError, UnknownColorError
 from lumiply.files import write_whole
+from lumiply.refusals import in_english
 
 #: The gateway's own limit.
 TIMEOUT_S: Final = 300.0
@@ -111,11 +112,12 @@ class Client:
 
         Raises:
             UnknownColorError: a colour is none of the seven.
-            RemoteError: the server refused, failed, or did not answer in time.
+            RemoteError: the server refused, failed, or did not answer in time. Its own sentence, if it sent one, is
+                `server_sentence`.
             OSError: the photo cannot be read.
         """
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
-        wanted = in_palette_order([colors] if isinstance(colors, str) else colors or COLORS)
+        wanted = _palette(colors)
         job_id = job_id or f"client-{secrets.token_hex(8)}"
         fields = {"job_id": job_id, "colors": ",".join(wanted)}
         options = {"seed": seed, "steps": steps, "preset": preset}
@@ -241,6 +243,14 @@ def encode_form(fields: Mapping[str, str], part: str, filename: str, data: bytes
     return f"multipart/form-data; boundary={boundary}", b"".join(chunks)
 
 
+def _palette(colors: Sequence[str] | None) -> tuple[str, ...]:
+    try:
+        return in_palette_order([colors] if isinstance(colors, str) else colors or COLORS)
+    except UnknownColorError as exc:
+        english = in_english(exc.code, {"color": repr(exc.color)})
+        raise UnknownColorError(exc.color, f"{english} ({exc})") from None
+
+
 def _post(
     url: str, fields: Mapping[str, str], photo: Path, token: str | None, timeout: float
 ) -> dict[str, Any]:
@@ -258,13 +268,14 @@ def _send(request: urllib.request.Request, timeout: float) -> bytes:
             return body
     except urllib.error.HTTPError as exc:
         with exc:
-            code, sentence = _refusal(exc.read())
+            code, sentence, own = _refusal(exc.read())
             after = exc.headers.get("Retry-After", "")
             raise RemoteError(
                 f"{request.full_url} answered {exc.code}{f' ({code})' if code else ''}: {sentence}",
                 exc.code,
                 code,
                 float(after) if after.isdigit() else None,
+                own,
             ) from exc
     except OSError as exc:
         reason = getattr(exc, "reason", exc)
@@ -301,19 +312,26 @@ def _is_local(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _refusal(body: bytes) -> tuple[str | None, str]:
-    """(code, sentence) of an error's body."""
+def _refusal(body: bytes) -> tuple[str | None, str, str | None]:
+    """(code, sentence, the server's own sentence) of an error's body."""
     try:
         answer = json.loads(body)
-        return str(answer["code"]), str(answer["error"])
-    except (ValueError, KeyError, TypeError):
+        code, own = str(answer["code"]), str(answer["error"])
+        english = in_english(code, _figures(answer.get("figures")))
+        return code, f"{english} ({own})" if english else own, own
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass
     text = body.decode(errors="replace").strip()
     if found := re.search(r"ERR_NGROK_\d+", text):
-        return found[0], (
+        sentence = (
             "no Lumiply server stands behind this ngrok address. Its notebook or computer has stopped: run it again,"
             " and take the address that it prints."
         )
+        return found[0], sentence, None
     if text.startswith("<"):
-        return None, "a web page, not a Lumiply server's answer. Check the address."
-    return None, text[:200]
+        return None, "a web page, not a Lumiply server's answer. Check the address.", None
+    return None, text[:200], None
+
+
+def _figures(told: object) -> dict[str, str]:
+    return {str(name): str(value) for name, value in told.items()} if isinstance(told, dict) else {}

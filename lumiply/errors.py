@@ -32,19 +32,31 @@
         `-- ReplacedError          replaced        409
 
 `code` is a stable identifier for programs, `str(error)` a sentence for a person: the value, the limit, the
-next step.
+next step. `figures` are the value and the limit alone, for those who say it in another language.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 
 class LumiplyError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        figures: what the sentence fills in, by name and as written there; not of every error.
+    """
 
     code = "error"
     status = 500
+    figures: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, *args: object, **figures: str) -> None:
+        super().__init__(*args)
+        if figures:
+            self.figures = figures
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by what it holds: the arguments of a constructor are not kept, and its sentence is made."""
@@ -66,12 +78,16 @@ class UserError(LumiplyError):
 
 
 class UnknownColorError(UserError):
-    """A colour that is none of the seven. The text is part of the HTTP contract."""
+    """A colour that is none of the seven.
+
+    Args:
+        sentence: in place of the one that is part of the HTTP contract.
+    """
 
     code = "unknown_color"
 
-    def __init__(self, color: str) -> None:
-        super().__init__(f"지원하지 않는 색상입니다: {color}")
+    def __init__(self, color: str, sentence: str | None = None) -> None:
+        super().__init__(sentence or f"지원하지 않는 색상입니다: {color}")
         self.color = color
 
 
@@ -117,8 +133,10 @@ class InvalidJobIdError(UserError):
 class InvalidFieldError(UserError):
     """An optional part of the form that is there and cannot be meant."""
 
-    def __init__(self, field: str, given: str, limit: str) -> None:
-        super().__init__(f"{field} 값이 올바르지 않습니다: {given[:40]!r}. {limit}")
+    def __init__(self, field: str, given: str, limit: str, **figures: str) -> None:
+        super().__init__(
+            f"{field} 값이 올바르지 않습니다: {given[:40]!r}. {limit}", given=given[:40], **figures
+        )
         self.code = f"invalid_{field}"
 
 
@@ -186,6 +204,7 @@ class RemoteError(LumiplyError):
     Attributes:
         answered: HTTP status of the answer; None if there was none.
         server_code: the answer's own `code`; None if it had none.
+        server_sentence: the answer's own sentence, as a rule in Korean; None if it had none.
         retry_after_s: seconds after which the server may be asked again; None if it did not say.
     """
 
@@ -197,11 +216,13 @@ class RemoteError(LumiplyError):
         answered: int | None = None,
         server_code: str | None = None,
         retry_after_s: float | None = None,
+        server_sentence: str | None = None,
     ) -> None:
         super().__init__(text)
         self.answered = answered
         self.server_code = server_code
         self.retry_after_s = retry_after_s
+        self.server_sentence = server_sentence
 
 
 class FetchError(LumiplyError):
@@ -253,7 +274,10 @@ class RenderTimeoutError(LumiplyError):
     status = 504
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"렌더링이 {seconds:g}초 안에 끝나지 않아 취소했습니다. 잠시 후 다시 요청해 주세요.")
+        super().__init__(
+            f"렌더링이 {seconds:g}초 안에 끝나지 않아 취소했습니다. 잠시 후 다시 요청해 주세요.",
+            seconds=f"{seconds:g}",
+        )
 
 
 class RenderError(LumiplyError):
@@ -281,11 +305,13 @@ class StorageFullError(LumiplyError):
     status = 507
 
     def __init__(self, needed: int | None = None, free: int | None = None) -> None:
-        numbers = (
-            f" (필요 약 {needed / 1e6:.1f}MB, 남음 {free / 1e6:.1f}MB)" if needed and free is not None else ""
-        )
+        figures: dict[str, str] = {}
+        if needed and free is not None:
+            figures = {"needed": f"{needed / 1e6:.1f}", "free": f"{free / 1e6:.1f}"}
+        numbers = " (필요 약 {needed}MB, 남음 {free}MB)".format(**figures) if figures else ""
         super().__init__(
-            f"서버의 저장 공간이 부족합니다{numbers}. 잠시 후 다시 요청하거나 서버를 운영하는 분께 알려 주세요."
+            f"서버의 저장 공간이 부족합니다{numbers}. 잠시 후 다시 요청하거나 서버를 운영하는 분께 알려 주세요.",
+            **figures,
         )
 
 

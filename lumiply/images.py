@@ -50,7 +50,8 @@ def read_photo(source: bytes | Path, max_megapixels: float = 50.0) -> Image.Imag
         except Exception as exc:  # whatever a decoder raises on hostile bytes
             raise ImageError(
                 f"이미지가 손상되었거나 끝까지 전송되지 않았습니다 ({len(data)}바이트)."
-                " 파일을 확인하고 다시 보내 주세요."
+                " 파일을 확인하고 다시 보내 주세요.",
+                bytes=str(len(data)),
             ) from exc
 
 
@@ -89,7 +90,8 @@ def _open(data: bytes, max_megapixels: float, formats: tuple[str, ...]) -> Image
     except (UnidentifiedImageError, KeyError) as exc:  # KeyError: a Pillow without one of the formats
         raise ImageError(
             f"이미지 파일이 아니거나 지원하지 않는 형식입니다 ({len(data)}바이트)."
-            f" {_FORMATS_TEXT[formats]} 중 하나로 보내 주세요."
+            f" {_FORMATS_TEXT[formats]} 중 하나로 보내 주세요.",
+            bytes=str(len(data)),
         ) from exc
     except Exception as exc:  # a header that a decoder took for its own and then stumbled over
         raise ImageError(
@@ -103,14 +105,21 @@ def _check_size(image: Image.Image, max_megapixels: float) -> None:
         raise _too_many(width * height, max_megapixels)
     if max(width, height) > LONGEST_SIDE:
         raise ImageTooLargeError(
-            f"이미지의 한 변이 너무 깁니다: {width} x {height} (한도 {LONGEST_SIDE}픽셀). 줄여서 다시 보내 주세요."
+            f"이미지의 한 변이 너무 깁니다: {width} x {height} (한도 {LONGEST_SIDE}픽셀). 줄여서 다시 보내 주세요.",
+            width=str(width),
+            height=str(height),
+            side_limit=str(LONGEST_SIDE),
         )
 
 
 def _too_many(pixels: int | None, max_megapixels: float) -> ImageTooLargeError:
-    size = f": {pixels / 1e6:.1f}메가픽셀" if pixels else ""
+    figures = {"limit": f"{max_megapixels:g}"}
+    if pixels:
+        figures["megapixels"] = f"{pixels / 1e6:.1f}"
+    size = f": {figures['megapixels']}메가픽셀" if pixels else ""
     return ImageTooLargeError(
-        f"이미지가 너무 큽니다{size} (한도 {max_megapixels:g}메가픽셀). 더 작은 사진으로 다시 보내 주세요."
+        f"이미지가 너무 큽니다{size} (한도 {figures['limit']}메가픽셀). 더 작은 사진으로 다시 보내 주세요.",
+        **figures,
     )
 
 

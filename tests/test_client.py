@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import threading
 import time
@@ -19,6 +21,7 @@ from lumiply.colors import COLORS
 from lumiply.engine.protocol import Progress
 from lumiply.errors import RemoteError, UnknownColorError
 from lumiply.images import read_photo
+from lumiply.refusals import in_english
 from lumiply.server import FlaskServerThread
 from lumiply.server.service import Service
 from lumiply.settings import Settings
@@ -129,8 +132,9 @@ def test_mistakes_are_named(service: Service, photo: Path) -> None:
         Client(service.url).relight(photo, ["red"])
     assert (caught.value.answered, caught.value.server_code) == (401, "unauthorized")
     assert TOKEN not in str(caught.value)
-    with pytest.raises(UnknownColorError):
-        Client(service.url, TOKEN).relight(photo, ["pink"])
+    assert caught.value.server_sentence is not None and caught.value.server_sentence.startswith(
+        "토큰이 없거나"
+    )
     with pytest.raises(RemoteError, match="no http or https address"):
         Client("example.com")
     with pytest.raises(OSError):
@@ -139,6 +143,85 @@ def test_mistakes_are_named(service: Service, photo: Path) -> None:
         port = silent.getsockname()[1]
     with pytest.raises(RemoteError, match="Does the server run"):
         Client(f"http://127.0.0.1:{port}").health()
+
+
+def test_an_unknown_colour_is_named_in_english_beside_the_colours_there_are(photo: Path) -> None:
+    with pytest.raises(UnknownColorError) as caught:
+        Client("http://127.0.0.1:1").relight(photo, ["red", "pink"])
+    assert caught.value.color == "pink"
+    assert str(caught.value) == (
+        "unknown colour 'pink'. Choose from white, red, orange, yellow, green, blue, purple"
+        " (지원하지 않는 색상입니다: pink)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (
+            {"seed": -1},
+            "invalid_seed",
+            "the seed must be a whole number from 0 to 9223372036854775807, got -1",
+        ),
+        ({"steps": 1001}, "invalid_steps", "steps must be a whole number from 1 to 1000, got 1001"),
+        ({"preset": "warp"}, "invalid_preset", "the server has no preset warp. Choose from exact, fast"),
+        ({"job_id": "-"}, "invalid_job_id", "a job_id is at most 128 letters"),
+    ],
+)
+def test_a_refusal_is_told_in_english_with_its_figures_and_the_servers_own_words_after_it(
+    service: Service, photo: Path, options: dict[str, Any], code: str, sentence: str
+) -> None:
+    with pytest.raises(RemoteError) as caught:
+        Client(service.url, TOKEN).relight(photo, ["red"], **options)
+    assert f"400 ({code}): {sentence}" in str(caught.value)
+    assert caught.value.server_code == code
+    assert str(caught.value).endswith(f" ({caught.value.server_sentence})")
+
+
+def test_pictures_that_cannot_be_used_are_told_in_english_with_value_and_limit(
+    service: Service, tmp_path: Path
+) -> None:
+    photo = tmp_path / "room.png"
+    for data, sentence in (
+        (b"no picture", "no readable picture (10 bytes arrived). Send a PNG"),
+        (
+            photo_bytes(size=(9_000, 6_000)),
+            "the picture is too large: 54.0 megapixels, at most 50 megapixels. Send",
+        ),
+        (photo_bytes(size=(65_501, 1)), "the picture is too large: 65501 x 1, at most 65500 on a side. Send"),
+        (bytes(33_000_000), "the file is too large, at most 32 MB. Send"),
+    ):
+        photo.write_bytes(data)
+        with pytest.raises(RemoteError) as caught:
+            Client(service.url, TOKEN).relight(photo, ["red"])
+        assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"code": "timeout", "error": "한국어"}, "the render did not end and was given up (한국어)"),
+        ({"code": "timeout", "error": "x", "figures": {"seconds": 3}}, "did not end within 3 s and was"),
+        ({"code": "timeout", "error": "x", "figures": ["?"]}, "the render did not end and"),
+        ({"code": "storage_full", "error": "x", "figures": {"needed": "9.0"}}, "disk is full (x)"),
+        ({"code": "of_tomorrow", "error": "한국어"}, "(of_tomorrow): 한국어"),
+        (["code"], ': ["code"]'),
+    ],
+)
+def test_older_and_newer_servers_are_understood_too(answer: object, told: str) -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/health", "health", lambda: (json.dumps(answer), 500))
+    with FlaskServerThread(app, "127.0.0.1", 0) as server, pytest.raises(RemoteError) as caught:
+        Client(server.url).health()
+    assert told in str(caught.value)
+
+
+def test_every_code_of_the_server_has_its_english() -> None:
+    table = (Path(__file__).parents[1] / "docs" / "api.md").read_text().split("## Errors")[1].split("## ")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if re.match(r"\| \d", line)]
+    codes = re.findall(r"`(\w+)`", " ".join(rows))
+    assert len(codes) > 25
+    assert [code for code in codes if not in_english(code, {})] == []
 
 
 def test_one_colour_may_be_named_alone(service: Service, photo: Path) -> None:

@@ -1,12 +1,14 @@
 """Every error as JSON: `{"success": false, "error": sentence, "code": identifier}`.
 
-The sentence is for a person; it never is the text of an exception that nobody foresaw.
+The sentence is for a person; it never is the text of an exception that nobody foresaw. Where it fills in a value or a
+limit, these stand under `figures` as well, for a page or a program that says it in another language.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 from flask import Flask, Response, g, jsonify
@@ -29,14 +31,15 @@ _HTTP_ERRORS: Final[dict[int, tuple[str, str]]] = {
     416: ("range_not_satisfiable", "요청한 범위가 파일의 크기를 벗어납니다."),
     413: (
         "upload_too_large",
-        "업로드가 너무 큽니다 (한도 {max_upload_mb:g}MB). 더 작은 파일로 다시 보내 주세요.",
+        "업로드가 너무 큽니다 (한도 {limit}MB). 더 작은 파일로 다시 보내 주세요.",
     ),
 }
 
 
-def error_body(sentence: str, code: str) -> dict[str, Any]:
-    """The JSON of an error."""
-    return {"success": False, "error": sentence, "code": code}
+def error_body(sentence: str, code: str, figures: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The JSON of an error; with `figures` if there are any."""
+    body: dict[str, Any] = {"success": False, "error": sentence, "code": code}
+    return body | {"figures": dict(figures)} if figures else body
 
 
 def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
@@ -48,7 +51,7 @@ def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
             log.error("request failed: %s", error, exc_info=error)
         elif isinstance(error, StorageUnavailableError):
             log.error("%s", error)  # the operator's to mend
-        response = _answer(error.status, sentence_of(error), error.code)
+        response = _answer(error.status, sentence_of(error), error.code, error.figures)
         if error.status == 503:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
         if error.status == 401:
@@ -68,7 +71,8 @@ def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
         code, sentence = _HTTP_ERRORS.get(
             status, ("http_error", f"요청을 처리할 수 없습니다 (HTTP {status}).")
         )
-        response = _answer(status, sentence.format(max_upload_mb=max_upload_mb), code)
+        figures = {"limit": f"{max_upload_mb:g}"} if code == "upload_too_large" else {}
+        response = _answer(status, sentence.format(**figures), code, figures)
         for name, value in error.get_headers():
             if name.lower() not in ("content-type", "content-length"):
                 response.headers[name] = value
@@ -80,8 +84,8 @@ def install_error_handlers(app: Flask, max_upload_mb: float) -> None:
         return _answer(500, INTERNAL, "internal_error")
 
 
-def _answer(status: int, sentence: str, code: str) -> Response:
+def _answer(status: int, sentence: str, code: str, figures: Mapping[str, str] | None = None) -> Response:
     g.error_code = code  # for the log
-    response = jsonify(error_body(sentence, code))
+    response = jsonify(error_body(sentence, code, figures))
     response.status_code = status
     return response

@@ -251,7 +251,19 @@ def _schemas() -> dict[str, Any]:
         }
     )
     return {
-        "Error": _object({"success": {"const": False}, "error": text, "code": text}),
+        "Error": _object(
+            {
+                "success": {"const": False},
+                "error": text,
+                "code": text,
+                "figures": {
+                    "type": "object",
+                    "additionalProperties": text,
+                    "description": "The value and the limit that the sentence names, where it names any.",
+                },
+            },
+            optional=["figures"],
+        ),
         "Answer": _object(
             {
                 "job_id": _JOB_ID,

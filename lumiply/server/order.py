@@ -86,7 +86,7 @@ class Order:
 
     def _steps(self, info: EngineInfo, settings: Settings) -> int:
         if self.preset and self.preset not in info.presets:
-            known = ", ".join(info.presets) or "없음"
-            raise InvalidFieldError("preset", self.preset, f"쓸 수 있는 값: {known}.")
+            known = ", ".join(info.presets)
+            raise InvalidFieldError("preset", self.preset, f"쓸 수 있는 값: {known or '없음'}.", known=known)
         by_preset = info.presets[self.preset] if self.preset else None
         return self.steps or by_preset or settings.steps or info.steps

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Bodies up to this many times the application's limit are read, so that it can answer that they are too large.
-_READ_BEYOND: Final = 2
 #: Seconds that answers under way are given when no other number is.
 SHUTDOWN_S: Final = 5.0
 
@@ -65,7 +63,7 @@ class FlaskServerThread:
                 self._app,
                 listener,
                 threads=self._settings.threads,
-                max_body=int(_READ_BEYOND * self._settings.max_upload_mb * 1e6),
+                max_upload_mb=self._settings.max_upload_mb,
                 upload_timeout_s=self._settings.upload_timeout_s,
             )
             self._loop.start()

@@ -111,5 +111,7 @@ def _integer(field: str, low: int, high: int) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 20 and low <= int(text) <= high):
-        raise InvalidFieldError(field, text, f"{low}부터 {high}까지의 정수로 보내 주세요.")
+        raise InvalidFieldError(
+            field, text, f"{low}부터 {high}까지의 정수로 보내 주세요.", low=str(low), high=str(high)
+        )
     return int(text)

@@ -42,10 +42,13 @@ LINGER_S: Final = 10.0
 _RECEIVE_BYTES: Final = 262_144
 _IN_MEMORY_BYTES: Final = 4 * 2**20
 
+#: Bodies up to this many times the application's limit are read, so that it can answer that they are too large.
+_READ_BEYOND: Final = 2
+
 _CODES: Final = {
     400: ("bad_request", "HTTP 요청 형식이 올바르지 않습니다 (400)."),
     408: ("request_timeout", "업로드가 제시간에 끝나지 않았습니다. 다시 보내 주세요."),
-    413: ("upload_too_large", "업로드가 너무 큽니다. 더 작은 파일로 다시 보내 주세요."),
+    413: ("upload_too_large", "업로드가 너무 큽니다 (한도 {limit}MB). 더 작은 파일로 다시 보내 주세요."),
     431: ("bad_request", "HTTP 헤더가 너무 깁니다 (431)."),
     501: ("bad_request", "지원하지 않는 전송 방식입니다 (501)."),
     507: ("storage_full", "서버의 저장 공간이 부족합니다. 잠시 후 다시 요청해 주세요."),
@@ -68,7 +71,8 @@ class _JsonErrorTask(ErrorTask):
     def execute(self) -> None:
         error = self.request.error
         code, sentence = _CODES.get(error.code, ("internal_error", "서버 내부 오류가 발생했습니다."))
-        body = json.dumps(error_body(sentence, code), ensure_ascii=False).encode()
+        figures = {"limit": f"{self.channel.server.max_upload_mb:g}"} if error.code == 413 else {}
+        body = json.dumps(error_body(sentence.format(**figures), code, figures), ensure_ascii=False).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()
@@ -157,6 +161,7 @@ class _Channel(HTTPChannel):
 class _Server(TcpWSGIServer):
     channel_class = _Channel
     upload_timeout_s = 120.0
+    max_upload_mb = 32.0
 
     def maintenance(self, now: float) -> None:
         super().maintenance(now)
@@ -176,13 +181,13 @@ class WaitressLoop:
         listener: socket.socket,
         *,
         threads: int,
-        max_body: int,
+        max_upload_mb: float,
         upload_timeout_s: float,
     ) -> None:
         """Take over `listener`, bound and not yet listening; `start()` serves.
 
         Args:
-            max_body: bytes beyond which a request is cut off; larger than what the application answers as too large.
+            max_upload_mb: the application's limit, in millions of bytes; it answers itself what is a little larger.
             upload_timeout_s: seconds in which a request must have arrived whole.
         """
         adjustments = Adjustments(
@@ -191,7 +196,7 @@ class WaitressLoop:
             backlog=BACKLOG,
             channel_timeout=IDLE_S,
             cleanup_interval=min(5, max(1, int(upload_timeout_s / 2))),
-            max_request_body_size=max_body,
+            max_request_body_size=int(_READ_BEYOND * max_upload_mb * 1e6),
             max_request_header_size=32_768,
             recv_bytes=_RECEIVE_BYTES,
             inbuf_overflow=_IN_MEMORY_BYTES,
@@ -203,6 +208,7 @@ class WaitressLoop:
         info = (listener.family, listener.type, listener.proto, listener.getsockname())
         self._server = _Server(app, _sock=listener, adj=adjustments, sockinfo=info, bind_socket=False)
         self._server.upload_timeout_s = upload_timeout_s
+        self._server.max_upload_mb = max_upload_mb
         self._thread = threading.Thread(target=self._server.run, name="lumiply-server", daemon=True)
 
     def start(self) -> None:

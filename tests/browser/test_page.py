@@ -179,17 +179,73 @@ def test_what_is_no_photo_is_refused_in_words(
 
 
 @pytest.mark.parametrize(
-    ("limit", "part"),
-    [({"max_upload_mb": 0.002}, "file is larger"), ({"max_megapixels": 0.01}, "more pixels")],
+    ("limit", "english", "korean"),
+    [
+        (
+            {"max_upload_mb": 0.002},
+            "This photo's file is larger than the server takes, at most 0.002 MB. Choose a smaller one.",
+            "한도 0.002MB",
+        ),
+        (
+            {"max_megapixels": 0.01},
+            "This photo has more pixels than the server takes: 0.1 megapixels, at most 0.01 megapixels."
+            " Choose a smaller one.",
+            "0.1메가픽셀 (한도 0.01메가픽셀)",
+        ),
+    ],
 )
-def test_a_photo_that_is_too_large_for_the_server_is_told_in_words(
-    serve: Serve, visit: Visit, engine: FakeEngine, limit: dict[str, float], part: str
+def test_a_photo_that_is_too_large_for_the_server_is_told_in_words_with_value_and_limit(
+    serve: Serve, visit: Visit, engine: FakeEngine, limit: dict[str, float], english: str, korean: str
 ) -> None:
     noise = Image.effect_noise((320, 240), 90).convert("RGB")
     noise.save(buffer := BytesIO(), "PNG")
     page = visit(serve(engine, **limit)).drop(buffer.getvalue()).wait_view("edit").click("#relight")
-    assert part in page.notice() and "Choose a smaller one" in page.notice()
+    assert page.notice() == english
     assert page.view == "edit"
+    page.click("#language").click("#relight")
+    assert korean in page.notice()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            {"code": "timeout", "error": "한국어", "figures": {"seconds": "290"}},
+            "Rendering did not end within 290 seconds and was given up. Try again in a moment.",
+        ),
+        (
+            {
+                "code": "image_too_large",
+                "error": "x",
+                "figures": {"width": "7", "height": "9", "side_limit": "8"},
+            },
+            "This photo has more pixels than the server takes: 7 x 9, at most 8 on a side. Choose a smaller one.",
+        ),
+        (
+            {"code": "invalid_seed", "error": "한국어", "figures": {"given": "9", "low": "0", "high": "8"}},
+            "The server does not take this seed: 9. Choose another under More, from 0 to 8.",
+        ),
+        (
+            {"code": "storage_full", "error": "한국어", "figures": {"needed": "9.0"}},  # and what is free?
+            "The server's disk is full. Tell whoever runs it.",
+        ),
+        (
+            {"code": "invalid_preset", "error": "한국어", "figures": {"given": "{known}", "known": "[a]"}},
+            "The server does not know this preset: {known}. Choose another under More: [a].",
+        ),
+        (
+            {"code": "of_tomorrow", "error": "한국어"},
+            "Something went wrong. Try again in a moment. (of_tomorrow)",
+        ),
+        ({"code": "of_tomorrow", "error": "In English."}, "In English."),
+    ],
+)
+def test_the_english_page_tells_errors_in_english_with_the_figures_there_are(
+    serve: Serve, visit: Visit, engine: FakeEngine, answer: dict[str, Any], told: str
+) -> None:
+    failing = Failing({"/process": ("422 Unprocessable", json.dumps(answer).encode())}, times=9)
+    page = visit(serve(engine, failing.around)).drop().wait_view("edit").click("#relight")
+    assert page.notice() == told
 
 
 def test_a_server_that_is_gone_is_told_in_words_and_found_again(

@@ -161,6 +161,7 @@ def test_a_header_that_claims_too_many_pixels_is_refused_with_the_numbers(
     assert (answer.status_code, answer.json["code"]) == (413, "image_too_large")
     assert f"{side * side / 1e6:.1f}메가픽셀" in answer.json["error"]
     assert "한도 50메가픽셀" in answer.json["error"]
+    assert answer.json["figures"] == {"megapixels": f"{side * side / 1e6:.1f}", "limit": "50"}
 
 
 def test_a_body_over_the_limit_is_refused(
@@ -169,7 +170,7 @@ def test_a_body_over_the_limit_is_refused(
     client = make_app(engine, settings.replace(max_upload_mb=0.01)).test_client()
     answer = post(client, image=bytes(20_000))
     assert (answer.status_code, answer.json["code"]) == (413, "upload_too_large")
-    assert "0.01MB" in answer.json["error"]
+    assert "0.01MB" in answer.json["error"] and answer.json["figures"] == {"limit": "0.01"}
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ const RESULTS = "/static/inference/";
 
 /** What went wrong, with the server's stable code, or one of ours: "network", "stopped". */
 export class ServerError extends Error {
-  constructor(code, sentence = "", status = 0, retryAfter = 0) {
+  constructor(code, sentence = "", status = 0, retryAfter = 0, figures = {}) {
     super(sentence || code);
-    Object.assign(this, { code, sentence, status, retryAfter });
+    Object.assign(this, { code, sentence, status, retryAfter, figures });
   }
 }
 
@@ -33,7 +33,7 @@ function headers() {
 function refusal(status, text, retryAfter) {
   try {
     const answer = JSON.parse(text);
-    return new ServerError(answer.code || `http_${status}`, answer.error, status, Number(retryAfter) || 0);
+    return new ServerError(answer.code || `http_${status}`, answer.error, status, Number(retryAfter) || 0, answer.figures);
   } catch {
     return new ServerError(`http_${status}`, "", status, Number(retryAfter) || 0);
   }

@@ -82,31 +82,36 @@ const ERRORS_KO = {
   unknown: "문제가 생겼습니다. 잠시 후 다시 시도해 주세요.",
 };
 
+/** English for the server's codes. What stands in square brackets is left out where a figure for it is not known. */
 const ERRORS_EN = {
   network: "The server cannot be reached. Check your connection and that the server runs, then try again.",
   not_a_picture: "This is not a picture. Choose a PNG, JPEG or WebP photo.",
   unreadable: "This picture cannot be opened. Save it as PNG, JPEG or WebP and try again.",
   unknown: "Something went wrong. Try again in a moment.",
-  invalid_image: "The server cannot read this picture. Save it as PNG, JPEG or WebP and try again.",
-  image_too_large: "This photo has more pixels than the server takes. Choose a smaller one.",
-  upload_too_large: "This photo's file is larger than the server takes. Choose a smaller one.",
+  invalid_image: "The server cannot read this picture[ ({bytes} bytes)]. Save it as PNG, JPEG or WebP and try again.",
+  image_too_large: "This photo has more pixels than the server takes[: {megapixels} megapixels][: {width} x {height}][, at most {limit} megapixels][, at most {side_limit} on a side]. Choose a smaller one.",
+  upload_too_large: "This photo's file is larger than the server takes[, at most {limit} MB]. Choose a smaller one.",
   busy: "Many people are relighting rooms right now. Try again in a moment.",
   unavailable: "The server cannot render at the moment. Try again later, or tell whoever runs it.",
-  timeout: "This takes longer than usual. It goes on at the server: try again to pick it up.",
+  timeout: "Rendering did not end[ within {seconds} seconds] and was given up. Try again in a moment.",
   request_timeout: "The photo did not arrive in time. Send it again.",
   render_failed: "Rendering failed. Try again, or use a smaller photo.",
   cancelled: "This render was cancelled. Start it again.",
   replaced: "Another photo took this one's place. Start it again.",
   out_of_memory: "The server ran out of memory. Try again, or use a smaller photo.",
   stuck: "Rendering got stuck and was ended. Try again.",
-  storage_full: "The server's disk is full. Tell whoever runs it.",
-  invalid_seed: "The server does not take this seed. Choose a smaller number under More.",
-  invalid_preset: "The server does not know this preset. Choose another under More.",
+  storage_full: "The server's disk is full[: {needed} MB are needed and {free} MB left]. Tell whoever runs it.",
+  storage_unavailable: "The server cannot reach the place where it keeps results. Try again in a moment.",
+  loading: "The model is still loading. Try again in a moment.",
+  invalid_seed: "The server does not take this seed[: {given}]. Choose another under More[, from {low} to {high}].",
+  invalid_preset: "The server does not know this preset[: {given}]. Choose another under More[: {known}].",
   bad_request: "The server does not take this request. Reload the page and try again.",
   unauthorized: "That token was not accepted.",
   internal_error: "The server met an error of its own. Try again in a moment.",
   http_507: "The server's disk is full. Tell whoever runs it.",
 };
+
+const HANGUL = /\p{Script=Hangul}/u;
 
 const LANGUAGE = "lumiply.language";
 
@@ -128,10 +133,20 @@ export function say(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-/** A sentence for an error with a `code` and perhaps the server's own `sentence`. */
+/** A sentence for an error with a `code` and perhaps the server's own `sentence` and `figures`. */
 export function explain(error) {
   if (korean) return ERRORS_KO[error.code] ?? (error.sentence || ERRORS_KO.unknown);
-  return ERRORS_EN[error.code] ?? ERRORS_EN[`http_${error.status}`] ?? (error.sentence || ERRORS_EN.unknown);
+  const english = ERRORS_EN[error.code] ?? ERRORS_EN[`http_${error.status}`];
+  if (english) return withFigures(english, error.figures ?? {});
+  if (error.sentence && !HANGUL.test(error.sentence)) return error.sentence;
+  return error.code ? `${ERRORS_EN.unknown} (${error.code})` : ERRORS_EN.unknown;
+}
+
+/** A sentence with `{name}` filled in, without the bracketed parts of which a figure is not known. */
+function withFigures(sentence, figures) {
+  const whole = sentence.replace(/\[([^\]]*)\]/g, (_, part) =>
+    [...part.matchAll(/\{(\w+)\}/g)].every(([, name]) => figures[name]) ? part : "");
+  return whole.replace(/\{(\w+)\}/g, (_, name) => figures[name]);
 }
 
 export function switchLanguage() {

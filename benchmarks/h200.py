@@ -1,17 +1,18 @@
-"""Everything to be measured on a GPU at full size, in one command of at most nine minutes.
+"""Everything to be measured on a GPU at full size, in one command of a few minutes.
 
     python -m benchmarks.h200 --out DIR
 
-Weights are filled by name. Forms of the step and of the decoder are compiled by processes of their own
-(`benchmarks.variants`) while this one measures what needs no compiler; then it takes the quickest forms over, from
-the compiled code that they left on disk, and measures whole requests. DIR/h200.json is written after every part, a
-part that fails says why, and the most important come first, so that a run that is cut short keeps what counts.
-`--model nano --device cpu --backend eager` goes the same way with a toy, in two minutes.
+Weights are filled by name. The engine is used as the server uses it: it answers at once, compiles beside that, and is
+measured again when that is done. DIR/h200.json is written after every part, a part that fails says why, and the most
+important come first, so that a run that is cut short keeps what counts. `--model nano --device cpu --compile off`
+goes the same way with a toy, in a minute.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import os
 import shutil
 import subprocess
@@ -24,21 +25,20 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
 from benchmarks import original, stream
 from benchmarks.bench import Bench, photo_of
-from benchmarks.crew import Crew, Member
-from benchmarks.exclusive import Exclusive
 from benchmarks.full_model import filled_model
+from benchmarks.kernels import kernels
 from benchmarks.measure import Results, machine, matrix_rate, peak_memory, seconds, table
 from benchmarks.models import Subject
 from benchmarks.published import write_published
-from benchmarks.variants import params_of, prefer_attention
+from cldm import ControlLDMParams
 from lumiply.colors import COLORS
-from lumiply.engine.compiling import BackgroundCompiler, default_compile, keep_compiled_code
+from lumiply.engine.ahead import AheadOfTime
+from lumiply.engine.compiling import BackgroundCompiler, Function, relative_error
 from lumiply.engine.convert import picture_psnr
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pipeline import Pipeline
@@ -47,23 +47,32 @@ from lumiply.settings import Settings
 from lumiply.weights import Header, save_converted
 
 BUDGET_S: Final = 525.0
-#: Share of the time by which the compiled forms are there, or done without.
-COMPILED_BY: Final = 0.47
-SLOTS: Final = 7
-#: Longest that one part waits for the GPU to be free.
-PATIENCE_S: Final = 40.0
+#: Other ways to compile the step, as settings of Inductor.
+WAYS: Final[dict[str, dict[str, Any]]] = {
+    "products tuned": {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,TRITON"},
+    "kernels tuned": {"coordinate_descent_tuning": True},
+}
 #: (what, the figure's place in the results, bar, whether less is better), as the project's issue of speed sets them.
 BARS: Final = (
     ("seven colours, s", ("end_to_end", "7", "median"), 1.0, True),
     ("one colour, s", ("end_to_end", "1", "median"), 0.40, True),
     ("several photos, pictures/s", ("end_to_end", "14", "images_per_s"), 7.5, False),
-    ("GPU memory, seven colours, GB", ("end_to_end", "7", "reserved_gb"), 5.0, True),
+    ("GPU memory, seven colours, GB", ("start, converted", "allocated_gb"), 5.0, True),
     ("picture against float32, dB", ("quality", "worst_db"), 45.0, False),
     ("ready from a converted file, s", ("start, converted", "ready_s"), 4.0, True),
     ("ready from the published files, s", ("start, published", "ready_s"), 10.0, True),
     ("first image after ready, s", ("start, converted", "first_image_s"), 3.0, True),
     ("seven colours by `fast`, s", ("presets", "fast"), 0.5, True),
 )
+
+
+def params_of(model: str) -> ControlLDMParams:
+    """Sizes of the full model, or of the toy that shows whether all this runs."""
+    if model == "nano":
+        from tests.nano import NANO
+
+        return NANO
+    return ControlLDMParams()
 
 
 class Plan:
@@ -77,19 +86,13 @@ class Plan:
         self.half = torch.float16 if self.on_gpu else torch.float32
         self.photo = photo_of(860, 860) if given.model == "full" else photo_of(64, 48)
         self.results = Results(given.out / "h200.json", machine(self.device))
-        self.lock = Exclusive(folder / "lock")
-        self.cache = folder / "cache"
-        self.best_attention: str | None = None
-        self.crew: Crew | None = None
+        self.compilers: list[BackgroundCompiler] = []
 
     def left(self) -> float:
-        return self.given.budget - (time.perf_counter() - self.began)
+        return float(self.given.budget - (time.perf_counter() - self.began))
 
     def part(self, name: str, measure: Callable[[], dict[str, Any] | None], needs_s: float = 5.0) -> None:
-        """Run one with the GPU to itself, and keep what it gives, or why it gave nothing."""
-        if self.crew is not None:
-            self.crew.fill()
-            self.results.put("variants", self.crew.found())
+        """Keep what it gives, or why it gave nothing."""
         if self.left() < needs_s:
             reason = f"{self.left():.0f} s were left, {needs_s:.0f} are needed"
             self.results.put(name, {"skipped": reason})
@@ -97,103 +100,42 @@ class Plan:
             return
         began = time.perf_counter()
         try:
-            alone = self.lock.acquire(PATIENCE_S)  # one that hangs must not hold up all that follows
-            locked = time.perf_counter()
             found = measure()
-            if not alone and found is not None:
-                found["disturbed"] = "another process used the GPU meanwhile"
         except Exception as error:
-            found, locked = {"failed": f"{type(error).__name__}: {error}"[:2000]}, began
-        finally:
-            self.lock.release()
-        took = {"took_s": time.perf_counter() - locked, "waited_s": locked - began}
+            found = {"failed": f"{type(error).__name__}: {error}"[:2000]}
+        took = time.perf_counter() - began
         if found is not None:
-            self.results.put(name, {**found, **took})
+            self.results.put(name, {**found, "took_s": took})
         self.results.put("elapsed_s", time.perf_counter() - self.began)
-        print(f"{self.left():5.0f} s left  {name} ({took['took_s']:.1f} s): {str(found)[:600]}", flush=True)
+        print(f"{self.left():5.0f} s left  {name} ({took:.1f} s): {str(found)[:700]}", flush=True)
 
     def run(self) -> None:
+        full = self.given.model == "full"
         self.part("matrix product", lambda: {"tflops": matrix_rate(self.device, self.half) / 1e12})
-        self.part("attention", self.attention)
-        self.begin_compiling()
         self.part("build", self.build)
         if not hasattr(self, "pipeline"):
             return
-        self.part("eager", self.eager, 20)
-        self.part("files", self.write_files, 60)
-        self.wait_for_compiled()
-        self.part("compile_from_cache", self.adopt, 60)
-        self.part("engine", self.make_bench)
-        self.part("end to end", lambda: self.table_of(self.bench.end_to_end), 30)
+        self.part("uncompiled", self.uncompiled, 20 if full else 5)
+        self.part("engine", self.open_engine)
+        if self.given.compile == "on":
+            self.part("requests while it compiles", self.compile, 60)
+            self.part("step", self.step)
+        self.part("end to end", lambda: self.table_of(self.bench.end_to_end), 30 if full else 5)
         self.part("quality", self.quality)
         self.part("original", self.ratio)
-        self.part("fewer repeats", self.hurry)
-        self.part("presets of seven", lambda: self.table_of(self.bench.presets), 15)
-        for kind in ("converted", "published"):
-            self.part(f"start, {kind}", lambda kind=kind: self.start(kind), 40)  # type: ignore[misc]
-        self.part("stages of a request", lambda: self.table_of(self.bench.stages), 25)
-        self.part("growth with load", lambda: self.table_of(self.bench.growth), 40)
-        self.part("engine closed", lambda: self.bench.close())
-        self.part("stream", self.stream, 100 if self.given.model == "full" else 5)
-        self.part("products tuned", self.late, 150)
+        self.part("stages of a request", lambda: self.table_of(self.bench.stages), 25 if full else 5)
+        self.part("presets of seven", lambda: self.table_of(self.bench.presets), 15 if full else 5)
+        if self.given.compile == "on":
+            for name in self.given.ways:
+                self.part(f"compiled with {name}", lambda name=name: self.way(name), 70)  # type: ignore[misc]
+            self.part("files", self.write_files, 60)
+            for kind in ("converted", "published"):
+                self.part(f"start, {kind}", lambda kind=kind: self.start(kind), 40)  # type: ignore[misc]
+        self.bench.repeats = 3 if full else 1
+        self.part("growth with load", lambda: self.table_of(self.bench.growth), 30 if full else 5)
+        self.part("engine closed", self.close)
+        self.part("stream", self.stream, 60 if full else 5)
         self.results.put("finished", True)
-
-    def attention(self) -> dict[str, Any]:
-        """Milliseconds at the step's shapes, by what computes them; the best is taken from here on."""
-        largest = 4096 if self.given.model == "full" else 64
-        shapes = {"64 x 64": (5, largest), "32 x 32": (10, largest // 4), "80 tokens": (5, 80)}
-        found: dict[str, Any] = {}
-        for backend in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", None):
-            times: dict[str, Any] = {}
-            for name, (heads, n) in shapes.items():
-                rows = largest if name == "80 tokens" else n
-                q = torch.randn(7, rows, heads * 64, device=self.device).to(self.half)
-                k = torch.randn(7, n, heads * 64, device=self.device).to(self.half)
-                parts = [part.unflatten(2, (heads, 64)).transpose(1, 2) for part in (q, k, k)]
-                try:
-                    if backend is None:
-                        run = lambda parts=parts: F.scaled_dot_product_attention(*parts)  # noqa: E731
-                        times[name] = seconds(run, self.device, 20, warm_up=3)["median"] * 1e3
-                    else:
-                        with sdpa_kernel(SDPBackend.__members__[backend]):
-                            run = lambda parts=parts: F.scaled_dot_product_attention(*parts)  # noqa: E731
-                            times[name] = seconds(run, self.device, 20, warm_up=3)["median"] * 1e3
-                except RuntimeError as error:
-                    times[name] = str(error)[:200]
-            found[backend or "torch's choice"] = times
-        timed = {
-            name: times["64 x 64"]
-            for name, times in found.items()
-            if name != "torch's choice" and isinstance(times["64 x 64"], float)
-        }
-        if timed and self.on_gpu:
-            self.best_attention = min(timed, key=lambda name: timed[name])
-        return {**found, "taken": self.best_attention}
-
-    def begin_compiling(self) -> None:
-        given = self.given
-        arguments = ["--lock", str(self.folder / "lock"), "--model", given.model, "--device", given.device,
-                     "--backend", given.backend, "--repeats", str(given.repeats)]  # fmt: skip
-        if self.best_attention:
-            prefer_attention(self.best_attention)
-            arguments += ["--attention", self.best_attention]
-        keep_compiled_code(self.cache)
-        environment = {
-            "TORCHINDUCTOR_COMPILE_THREADS": "2",
-            "TORCHINDUCTOR_CACHE_DIR": os.environ["TORCHINDUCTOR_CACHE_DIR"],
-            "OMP_NUM_THREADS": "1",
-        }
-        self.crew = Crew(self.folder, arguments, given.slots, environment)
-        sizes = given.sizes
-        self.needed: dict[int, list[Member]] = {
-            size: [self.crew.ask(form, size) for form in ("whole", "side by side")] for size in sizes[:2]
-        }
-        self.needed_decoder = self.crew.ask("decoder", 1)
-        self.needed |= {size: [self.crew.ask("whole", size)] for size in sizes[2:]}
-        for form in ("norm by group", "doubling packed", "eager", "eager, side by side", "kernels tuned"):
-            self.crew.ask(form, sizes[0])
-        for form in ("decoder, norm by group", "decoder, eager"):
-            self.crew.ask(form, 1)
 
     def build(self) -> dict[str, Any]:
         """The original's way first, while the model is in float32; then the pipeline of the same model."""
@@ -203,16 +145,12 @@ class Plan:
         self.state = {name: value.detach() for name, value in model.state_dict().items()}
         model.to(self.device)
         with torch.inference_mode():
-            for name in (
-                "strict",
-                "usual",
-            ):  # cudnn computes float32 in TF32 unless told not to, as published
+            for name in ("strict", "usual"):
+                # cudnn computes float32 in TF32 unless told not to, as published
                 torch.backends.cudnn.allow_tf32 = name == "usual"
                 with peak_memory(self.device) as memory:
                     began = time.perf_counter()
-                    picture = original.render(model, self.photo, COLORS[:1], steps=self.given.steps, seed=1)[
-                        0
-                    ]
+                    picture = original.render(model, self.photo, COLORS[:1], steps=self.given.steps, seed=1)[0]
                     if name == "strict":
                         self.reference = picture
                     found[f"original_{name}_s"] = time.perf_counter() - began
@@ -228,21 +166,112 @@ class Plan:
             self.pipeline.stepper.capture_with(CudaCapture())
         return found
 
-    def render(self, colors: int) -> dict[str, Image.Image]:
-        return self.pipeline.relight(self.photo, COLORS[:colors], seed=1, steps=self.given.steps)
+    def uncompiled(self) -> dict[str, Any]:
+        def render(colors: int) -> dict[str, Image.Image]:
+            return self.pipeline.relight(self.photo, COLORS[:colors], seed=1, steps=self.given.steps)
 
-    def eager(self) -> dict[str, Any]:
-        """Captured, not compiled; other processes compile meanwhile, so this is a fallback for what comes later."""
         found: dict[str, Any] = {}
         for count in (7, 1):
             began = time.perf_counter()
-            pictures = self.render(count)
-            found[f"{count} with capture, s"] = time.perf_counter() - began
-            found[str(count)] = seconds(lambda n=count: self.render(n), self.device, 3)  # type: ignore[misc]
+            pictures = render(count)
+            found[f"{count}, the first"] = time.perf_counter() - began
+            found[str(count)] = seconds(lambda n=count: render(n), self.device, 3)  # type: ignore[misc]
         worst = min(picture_psnr(picture, self.reference) for picture in pictures.values())
-        features = seconds(lambda: self.pipeline.features(self.photo), self.device, 5)["median"]
-        conditions = seconds(lambda: self.pipeline.conditions(self.photo, COLORS), self.device, 5)["median"]
-        return {**found, "worst_db": min(worst, 999.0), "features_s": features, "conditions_s": conditions}
+        return {**found, "worst_db": min(worst, 999.0)}
+
+    def open_engine(self) -> None:
+        settings = Settings(model="full", device=self.given.device, precision="auto", steps=self.given.steps)
+        subject = Subject("filled by name", lambda *_: self.pipeline, filled_model, self.given.steps)
+        bench = Bench(subject, settings, self.results, quick=self.given.model == "nano")
+        bench.pipeline, bench.photo = self.pipeline, self.photo
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+        bench.open()
+        self.bench = bench
+
+    def compile(self) -> dict[str, Any]:
+        """One request for seven colours after another until everything is compiled: what users meet meanwhile."""
+        cache = AheadOfTime(self.folder / "cache")
+        began = time.perf_counter()
+        compiler = BackgroundCompiler(
+            self.pipeline.compile_tasks(self.given.sizes), cache, slots=self.given.slots
+        )
+        self.compilers.append(compiler)
+        times: list[tuple[float, float]] = []
+        while not compiler.wait(0) and self.left() > 200:
+            asked = time.perf_counter()
+            self.bench.request(7)
+            times.append((asked - began, time.perf_counter() - asked))
+        over = compiler.wait(0)
+        compiled_s = time.perf_counter() - began
+        if over and not self.pipeline.stepper._compiled:
+            raise SystemExit("nothing could be compiled; see above")
+        return {
+            "over": over,
+            "compiled_s": compiled_s,
+            "requests": len(times),
+            "longest_s": max(took for _, took in times),
+            "requests_at_and_took_s": times,
+            "taken over": sorted(self.pipeline.stepper._compiled),
+            "stages": [f"{name}, {size}" for name, size in self.pipeline._compiled],
+        }
+
+    def step(self) -> dict[str, Any]:
+        """Milliseconds of the step, captured: compiled, and as it stands."""
+        found: dict[str, Any] = {}
+        for size in self.given.sizes:
+            with torch.inference_mode():
+                inputs = self.pipeline._step_task(size).inputs()
+            forms = {"plain": self.pipeline.network, "compiled": self.pipeline.stepper._compiled.get(size)}
+            found[str(size)] = {name: self.timed(form, inputs) for name, form in forms.items() if form}
+        return found
+
+    @torch.inference_mode()
+    def timed(self, function: Function, inputs: tuple[Tensor, ...], *, explain: bool = True) -> dict[str, Any]:
+        error = relative_error(function(*inputs), self.pipeline.network(*inputs))
+        run: Callable[[], Any] = lambda: function(*inputs)  # noqa: E731
+        replay = CudaCapture()(run) if self.on_gpu else run
+        with peak_memory(self.device) as memory:
+            time_s = seconds(replay, self.device, 30, warm_up=3)
+        found = {"ms": time_s["median"] * 1e3, "min_ms": time_s["min"] * 1e3, "relative_error": error, **memory}
+        return found | {"kernels": kernels(run, self.device)} if explain else found
+
+    def way(self, name: str) -> dict[str, Any]:
+        """The step of the most important size, compiled otherwise."""
+        size = self.given.sizes[0]
+        task = self.pipeline._step_task(size)
+        functions: list[Function] = []
+
+        def keep(quick: Function) -> None:
+            functions.append(quick)
+
+        tasks = [type(task)(task.name, task.inputs, task.parts, task.assemble, task.plain, keep)]
+        began = time.perf_counter()
+        compiler = BackgroundCompiler(
+            tasks, AheadOfTime(self.folder / "cache", options=WAYS[name]), slots=len(task.parts)
+        )
+        compiler.wait(max(1.0, self.left() - 10))
+        compiler.close()
+        if not functions:
+            return {"failed": f"not compiled after {time.perf_counter() - began:.0f} s"}
+        compiled_s = time.perf_counter() - began
+        return {"compiled_s": compiled_s, **self.timed(functions[0], task.inputs())}
+
+    def table_of(self, measure: Callable[[], list[list[Any]]]) -> None:
+        rows = measure()
+        print(table([""] * len(rows[0]), rows), flush=True)
+
+    def quality(self) -> dict[str, Any]:
+        """Pictures as they are served now against float32 of the original's way."""
+        pictures = self.bench.engine.submit(self.photo, COLORS, seed=1, steps=self.given.steps).result()
+        pair = np.concatenate([np.asarray(self.reference), np.asarray(pictures["white"])], axis=1)
+        Image.fromarray(pair).save(self.given.out / "pair.png")
+        worst = min(picture_psnr(picture, self.reference) for picture in pictures.values())
+        return {"worst_db": min(worst, 999.0)}
+
+    def ratio(self) -> dict[str, Any]:
+        ours = self.results.tree["end_to_end"]["7"]["median"]
+        return {"original_seven_s": 7 * self.original_s, "ours_s": ours, "ratio": 7 * self.original_s / ours}
 
     def write_files(self) -> dict[str, Any]:
         """Converted and published files of the same model, for the starts."""
@@ -265,88 +294,8 @@ class Plan:
             "published_gb": published / 1e9,
         }
 
-    def wait_for_compiled(self) -> None:
-        """And end what compiles still, so that it disturbs nothing."""
-        assert self.crew is not None
-        needed = [member for members in self.needed.values() for member in members]
-        by = self.given.budget * (1 - COMPILED_BY)
-        self.crew.wait([*needed, self.needed_decoder], lambda: self.left() - by)
-        self.crew.wait(list(self.crew.members), lambda: self.left() - by)
-        self.crew.stop()
-        self.results.put("variants", self.crew.found())
-        rows = [
-            [name, found.get("compile_s"), *(found.get(key, {}).get("ms") for key in
-             ("launched", "captured", "captured, cudnn chose by trial")), found.get("relative_error"),
-             found.get("failed", "")[:60]]
-            for name, found in self.crew.found().items()
-        ]  # fmt: skip
-        print(table(["form, pictures", "compiled in s", "launched ms", "captured ms", "cudnn by trial ms",
-                     "rel. error", ""], rows), flush=True)  # fmt: skip
-
-    def adopt(self) -> dict[str, Any]:
-        """Take the quicker form of every size, compiled again from the code on disk."""
-        found: dict[str, Any] = {}
-        trials: list[bool] = []
-        for size, members in self.needed.items():
-            times = {
-                (member.form, key): report[key]["ms"]
-                for member in members
-                for report in (member.found(),)
-                for key in ("captured", "captured, cudnn chose by trial")
-                if key in report
-            }
-            if not times:
-                found[str(size)] = "no form was compiled in time"
-                continue
-            form, key = min(times, key=lambda pair: times[pair])
-            trials.append("trial" in key)
-            torch.backends.cudnn.benchmark = trials[0]  # as the most important size likes it
-            tasks = self.pipeline.compile_tasks([size], side_by_side=form == "side by side")
-            began = time.perf_counter()
-            compiler = BackgroundCompiler(
-                tasks if size == self.given.sizes[0] else tasks[:1],  # the decoder once
-                compile=default_compile if self.given.backend == "inductor" else (lambda function: function),
-            )
-            ended = compiler.wait(max(10.0, self.left() - 150))
-            compiler.close()
-            found[str(size)] = {"form": form, "ended": ended, "s": time.perf_counter() - began}
-        found["cudnn by trial"] = torch.backends.cudnn.benchmark
-        found["taken over"] = sorted(self.pipeline.stepper._compiled)
-        found["decoder"] = sorted(self.pipeline._decoders)
-        return found
-
-    def make_bench(self) -> None:
-        settings = Settings(model="full", device=self.given.device, precision="auto", steps=self.given.steps)
-        subject = Subject("filled by name", lambda *_: self.pipeline, filled_model, self.given.steps)
-        bench = Bench(subject, settings, self.results, quick=self.given.model == "nano")
-        bench.pipeline, bench.photo = self.pipeline, self.photo
-        if self.on_gpu:
-            torch.cuda.empty_cache()
-        bench.open()
-        self.bench = bench
-
-    def hurry(self) -> None:
-        """What follows is of less weight."""
-        self.bench.repeats = 1 if self.given.model == "nano" else 3
-
-    def table_of(self, measure: Callable[[], list[list[Any]]]) -> None:
-        rows = measure()
-        print(table([""] * len(rows[0]), rows), flush=True)
-
-    def quality(self) -> dict[str, Any]:
-        """Pictures as they are served now against float32 of the original's way."""
-        pictures = self.bench.engine.submit(self.photo, COLORS, seed=1, steps=self.given.steps).result()
-        pair = np.concatenate([np.asarray(self.reference), np.asarray(pictures["white"])], axis=1)
-        Image.fromarray(pair).save(self.given.out / "pair.png")
-        worst = min(picture_psnr(picture, self.reference) for picture in pictures.values())
-        return {"worst_db": min(worst, 999.0)}
-
-    def ratio(self) -> dict[str, Any]:
-        ours = self.results.tree["end_to_end"]["7"]["median"]
-        return {"original_seven_s": 7 * self.original_s, "ours_s": ours, "ratio": 7 * self.original_s / ours}
-
     def start(self, kind: str) -> dict[str, Any]:
-        """In a fresh process; the files are in the page cache, since they were just written."""
+        """In a fresh process, with what was compiled before; the files were just written, so they are in memory."""
         out = self.folder / f"start-{kind}.json"
         folders = {
             "converted": (self.folder / "converted", self.folder / "none"),
@@ -356,33 +305,29 @@ class Plan:
         command = [sys.executable, "-m", "benchmarks.cold", "--ckpt-dir", str(ckpt), "--adaptors-dir", str(adaptors),
                    "--model", "full" if self.given.model == "full" else "mini", "--device", self.given.device,
                    "--steps", str(self.given.steps), "--out", str(out)]  # fmt: skip
-        environment = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
-        member = Member("start", 0, out)
-        with out.with_suffix(".log").open("wb") as log:
-            member.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        began = time.perf_counter()
-        while not member.over and time.perf_counter() - began < max(20.0, self.left() - 10):
-            time.sleep(0.2)
-        member.end()
-        return member.found()
+        if kind == "converted":
+            command += ["--cache-dir", str(self.folder / "cache")]
+        ran = subprocess.run(
+            command, capture_output=True, text=True, timeout=max(20.0, self.left() - 10), check=False
+        )
+        if not out.is_file():
+            return {"failed": ran.stderr[-1000:]}
+        found: dict[str, Any] = json.loads(out.read_text())
+        return found if found.get("ended") else {**found, "failed": ran.stderr[-1000:]}
+
+    def close(self) -> None:
+        for compiler in self.compilers:
+            compiler.close()
+        self.bench.close()
 
     def stream(self) -> dict[str, Any]:
         """The same random arrivals to continuous batching and to whole jobs."""
         most = 14 if self.given.model == "full" else 2
-        loads = [0.7, 0.95] if self.left() > 130 else [0.85]
+        loads = [0.5, 0.7, 0.95] if self.left() > 150 else [0.7, 0.95] if self.left() > 100 else [0.85]
         return stream.compare(
             self.pipeline, steps=self.given.steps, max_batch=most, requests=24 if most == 14 else 3, single=0.5,
             loads=loads, seed=1,
         )  # fmt: skip
-
-    def late(self) -> dict[str, Any] | None:
-        """Matrix products whose kernels are chosen by trial: slow to compile, so last, and alone."""
-        assert self.crew is not None
-        self.lock.release()
-        member = self.crew.ask("products tuned", self.given.sizes[0])
-        self.crew.wait([member], lambda: self.left() - 5)
-        self.crew.stop()
-        return member.found()
 
     def summary(self) -> None:
         """The bars, and how far they are reached."""
@@ -405,18 +350,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--model", default="full", choices=("full", "nano"))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument(
-        "--backend", default="inductor", choices=("inductor", "eager"), help="eager: trace only"
-    )
+    parser.add_argument("--compile", default="on", choices=("on", "off"))
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=40, help="runs of each form")
-    parser.add_argument("--slots", type=int, default=SLOTS, help="processes that compile at once")
+    parser.add_argument("--slots", type=int, default=6, help="processes that compile at once")
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[7, 1, 14], help="batches, the most important first"
+    )
+    parser.add_argument(
+        "--ways", nargs="*", default=[], choices=WAYS, help="other ways to compile the step, to be compared"
     )
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds in all")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("lumiply").setLevel(logging.DEBUG)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     folder = Path(tempfile.mkdtemp(prefix="lumiply-h200-"))
@@ -424,14 +371,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         plan.run()
     finally:
-        if plan.crew is not None:
-            plan.crew.stop()
-            plan.results.put("variants", plan.crew.found())
+        for compiler in plan.compilers:
+            compiler.close()
         plan.summary()
-        plan.lock.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # the compiler's own processes are not waited for
+    os._exit(0)  # what is being compiled is not waited for

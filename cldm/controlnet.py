@@ -37,6 +37,12 @@ class ControlNetParams:
             )
 
 
+def with_light(intrinsic: Tensor, light_code: Tensor) -> Tensor:
+    """(b, c, h, w) and (b, light_code) -> (b, c + light_code, h, w): the code at every place."""
+    _, _, h, w = intrinsic.shape
+    return torch.cat([intrinsic, repeat(light_code, "b c -> b c h w", h=h, w=w)], dim=1)
+
+
 def hint_convs(c_in: int, width: int, c_out: int) -> nn.Sequential:
     """Five 3x3 convolutions of stride 1 with SiLU between, zero at initialisation."""
     widths = [c_in, c_in, width, width, width, c_out]
@@ -72,9 +78,7 @@ class ControlNet(UNetEncoder):
         Returns:
             (b, model_channels, h, w).
         """
-        _, _, h, w = intrinsic.shape
-        hint = torch.cat([intrinsic, repeat(light_code, "b c -> b c h w", h=h, w=w)], dim=1)
-        return self.input_hint_block(hint)
+        return self.input_hint_block(with_light(intrinsic, light_code))
 
     def forward(self, x: Tensor, hint_features: Tensor, t: Tensor, context: Tensor) -> list[Tensor]:
         """Controls for every input block of the UNet, then one for its middle block.

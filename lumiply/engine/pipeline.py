@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,12 +14,13 @@ from torch import Tensor
 from cldm import ControlLDM, StepConditions, StepNetwork
 from ldm.layers import Upsample
 from ldm.sampling import SAMPLERS, StepCallback, sample
-from lumiply.engine.compiling import Compile, Task
+from lumiply.engine.compiling import Function, Part, Task
 from lumiply.engine.memory import BatchLimit
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_bytes, to_picture
 from lumiply.engine.protocol import Stage
 from lumiply.engine.side_by_side import SideBySide
+from lumiply.engine.stages import HintStage, PictureStage
 from lumiply.engine.stepper import Stepper
 from lumiply.errors import RenderError, UserError
 from lumiply.weights import Adaptor
@@ -81,29 +83,29 @@ class Pipeline:
         model.eval().requires_grad_(False)
         if not isinstance(adaptors, Constants):
             adaptors = Constants.of(model, adaptors, self.device)
-        self._prior = model.control_model.prior_extracter.model_latents
-        self._first_stage = model.first_stage_model
         self._place(model)
         self._network = model
+        self._hint_stage = HintStage(model.control_model)
+        self._picture_stage = PictureStage(model.first_stage_model)
         with torch.inference_mode():
             self.network = StepNetwork(model)
             self._read(adaptors)
         self.stepper = Stepper(self.network)
-        self._decoders: dict[int, Callable[..., Tensor]] = {}
+        self._compiled: dict[tuple[str, int], Function] = {}
         self._decode_limit = BatchLimit(1, "decoding")  # one fills a processor, and keeps memory low
 
     def _place(self, model: ControlLDM) -> None:
         """Move what renders to the device, channels last; let go of what is known by now."""
         prior = model.control_model.prior_extracter
-        for done_with in (model.cond_stage_model, prior.light_decoder, self._prior.light_encoder):
+        for done_with in (model.cond_stage_model, prior.light_decoder, prior.model_latents.light_encoder):
             done_with.to("meta")  # their numbers live on in the palette and in the text context
         control = [part for name, part in model.control_model.named_children() if name != "prior_extracter"]
         parts: list[tuple[torch.nn.Module, torch.dtype]] = [
-            (part, self.dtype) for part in (model.model, *control, self._prior.enc)
+            (part, self.dtype) for part in (model.model, *control, prior.model_latents.enc)
         ]
-        for part, dtype in (*parts, (self._first_stage, self.decode_dtype)):
+        for part, dtype in (*parts, (model.first_stage_model, self.decode_dtype)):
             part.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        doubling: list[torch.nn.Module] = [self._first_stage.decoder]
+        doubling: list[torch.nn.Module] = [model.first_stage_model.decoder]
         if self.device.type == "cpu":  # where it was measured to be quicker in the UNet too
             doubling.append(model.model)
         for layer in (layer for part in doubling for layer in part.modules()):
@@ -147,10 +149,8 @@ class Pipeline:
         """
         chosen = self.palette.index(colors)
         hint = hint_picture(photo, self.picture_size).to(self.device, self.dtype)
-        intrinsic = self._prior.intrinsic(hint.contiguous(memory_format=torch.channels_last))
-        features = self._network.control_model.hint_features(
-            intrinsic.expand(len(colors), -1, -1, -1), self.palette.codes[chosen].to(self.dtype)
-        )
+        hint = hint.contiguous(memory_format=torch.channels_last)
+        features = self._run("hint", self._hint_stage, hint, self.palette.codes[chosen].to(self.dtype))
         features = features.contiguous(memory_format=torch.channels_last)
         return StepConditions(features, self._keys_values[chosen])
 
@@ -158,8 +158,8 @@ class Pipeline:
     def features(self, photo: Image.Image) -> MergedFeatures:
         """What decoding takes, for an RGB photo of any size."""
         picture = bypass_picture(photo, self.picture_size).to(self.device, self.decode_dtype)
-        features = self._first_stage.bypass_features(picture.contiguous(memory_format=torch.channels_last))
-        return self._first_stage.merge(features)
+        picture = picture.contiguous(memory_format=torch.channels_last)
+        return MergedFeatures(picture, tuple(self._run("features", self._picture_stage.features, picture)))
 
     def prepare(self, photo: Image.Image, colors: Sequence[str]) -> Prepared:
         """Everything that the photo and the colours decide, for an RGB photo of any size.
@@ -222,70 +222,124 @@ class Pipeline:
     def _decode(self, latents: Tensor, features: MergedFeatures) -> Tensor:
         z = (latents / self.params.scale_factor).to(self.decode_dtype)
         z = z.contiguous(memory_format=torch.channels_last)
-        inputs = (z, features.image, *features.levels)
-        compiled = self._decoders.get(len(z))
+        decoded: Tensor = self._run(
+            "decoder", self._picture_stage.decode, z, features.image, list(features.levels)
+        )
+        return decoded
+
+    def _run(self, name: str, plain: Function, *inputs: Any) -> Any:
+        """The compiled form of a stage for inputs of this size, or, without one or if it fails, the plain one."""
+        key = name, len(inputs[0] if name != "hint" else inputs[1])
+        compiled = self._compiled.get(key)
         if compiled is not None:
             try:
                 return compiled(*inputs)
             except torch.OutOfMemoryError:
                 raise
             except Exception:
-                log.exception("the compiled decoder failed and is not used any more")
-                del self._decoders[len(z)]
-        return self._decode_plainly(*inputs)
+                log.exception("the compiled %s failed and is not used any more", name)
+                del self._compiled[key]
+        return plain(*inputs)
 
-    def compile_tasks(self, sizes: Sequence[int], *, side_by_side: bool = False) -> list[Task]:
-        """What is worth compiling: the step at each batch size, and the decoder, after the first of them.
+    def compile_tasks(self, sizes: Sequence[int]) -> list[Task]:
+        """What is worth compiling, the most important first: the step at each batch size, and the other stages."""
+        steps = [self._step_task(size) for size in sizes]
+        hints = [self._hint_task(size) for size in sizes[:2]]
+        return [*steps[:1], self._decoder_task(), *hints[:1], self._features_task(), *hints[1:], *steps[1:]]
 
-        Args:
-            side_by_side: compile ControlNet and UNet apart, so that they run on streams of their own on a GPU.
-        """
-        params, device = self.params, self.device
+    def _noise_like(self, batch: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        side = self.params.image_size
+        noise = torch.randn(batch, channels, side, side, device=self.device, dtype=dtype)
+        return noise.contiguous(memory_format=torch.channels_last)
 
-        def channels_last(size: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            shape = (size, channels, params.image_size, params.image_size)
-            return torch.zeros(shape, device=device, dtype=dtype).contiguous(
-                memory_format=torch.channels_last
-            )
+    def _step_task(self, size: int) -> Task:
+        """ControlNet and UNet apart: on a GPU they run on streams of their own."""
+        network, params = self.network, self.params
 
-        def step_inputs(size: int) -> tuple[Tensor, ...]:
+        def inputs() -> tuple[Tensor, ...]:
             return (
-                channels_last(size, params.channels),
-                torch.zeros(size, dtype=torch.long, device=device),
-                channels_last(size, params.unet.model_channels, self.dtype),
+                self._noise_like(size, params.channels),
+                torch.full((size,), self.schedule.timesteps // 2, device=self.device),
+                self._noise_like(size, params.unet.model_channels, self.dtype),
                 self._keys_values[:1].expand(size, -1, -1).contiguous(),
             )
 
-        def decoder_inputs() -> tuple[Tensor, ...]:
-            features = self.features(Image.new("RGB", (self.picture_size, self.picture_size)))
-            return channels_last(1, params.channels, self.decode_dtype), features.image, *features.levels
+        def correct(given: tuple[Tensor, ...]) -> Part:
+            return Part(network, "correct", given)
 
-        def build_step(compile: Compile) -> Callable[..., Tensor]:
-            if not side_by_side:
-                return compile(self.network)
-            stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-            return SideBySide(self.network, compile, stream=stream)
+        def encode(given: tuple[Tensor, ...]) -> Part:
+            x, t, _, keys_values = given
+            return Part(network, "encode", (x, t, keys_values))
 
-        def step_task(size: int) -> Task:
-            return Task(
-                f"the step of {size} pictures",
-                build_step,
-                lambda: step_inputs(size),
-                lambda compiled: self.stepper.use(size, compiled),
-            )
+        def decode(given: tuple[Tensor, ...]) -> Part:
+            return Part(network, "decode", (encode(given), correct(given), given[1], given[3]))
 
-        def install_decoder(compiled: Callable[..., Tensor]) -> None:
-            self._decoders[1] = compiled
+        def assemble(functions: Sequence[Function]) -> Function:
+            stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+            return SideBySide(*functions, stream=stream)
 
-        def build_decoder(compile: Compile) -> Callable[..., Tensor]:
-            return compile(self._decode_plainly)
+        return Task(
+            f"the step of {size} pictures",
+            inputs,
+            (correct, encode, decode),
+            assemble,
+            network,
+            lambda quick: self.stepper.use(size, quick),
+        )
 
-        decoder = Task("the decoder", build_decoder, decoder_inputs, install_decoder)
-        steps = [step_task(size) for size in sizes]
-        return [*steps[:1], decoder, *steps[1:]]
+    def _hint_task(self, colors: int) -> Task:
+        def inputs() -> tuple[Tensor, ...]:
+            hint = hint_picture(self._example_photo(), self.picture_size).to(self.device, self.dtype)
+            hint = hint.contiguous(memory_format=torch.channels_last)
+            return hint, self.palette.codes[:1].to(self.dtype).expand(colors, -1).contiguous()
 
-    def _decode_plainly(self, z: Tensor, image: Tensor, *levels: Tensor) -> Tensor:
-        return self._first_stage.decode(z, MergedFeatures(image, levels))
+        return self._stage_task(
+            f"the hint of {colors} colours", self._hint_stage, "forward", inputs, ("hint", colors)
+        )
+
+    def _features_task(self) -> Task:
+        def inputs() -> tuple[Tensor, ...]:
+            picture = bypass_picture(self._example_photo(), self.picture_size)
+            picture = picture.to(self.device, self.decode_dtype)
+            return (picture.contiguous(memory_format=torch.channels_last),)
+
+        return self._stage_task(
+            "the photo's features", self._picture_stage, "features", inputs, ("features", 1)
+        )
+
+    def _decoder_task(self) -> Task:
+        def inputs() -> tuple[Any, ...]:
+            features = self.features(self._example_photo())
+            z = self._noise_like(1, self.params.channels, self.decode_dtype)
+            return z, features.image, list(features.levels)
+
+        return self._stage_task("the decoder", self._picture_stage, "decode", inputs, ("decoder", 1))
+
+    def _example_photo(self) -> Image.Image:
+        """Noise: a stage that is compiled is compared on it."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.picture_size, self.picture_size, 3)
+        return Image.fromarray(torch.randint(256, shape, generator=generator, dtype=torch.uint8).numpy())
+
+    def _stage_task(
+        self,
+        name: str,
+        network: torch.nn.Module,
+        method: str,
+        inputs: Callable[[], tuple[Any, ...]],
+        key: tuple[str, int],
+    ) -> Task:
+        def install(quick: Function) -> None:
+            self._compiled[key] = quick
+
+        return Task(
+            name,
+            inputs,
+            (lambda given: Part(network, method, given),),
+            lambda functions: functions[0],
+            getattr(network, method),
+            install,
+        )
 
     def relight(
         self,

@@ -7,13 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cldm import StepNetwork
-
-Compile = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
-
 
 class SideBySide:
-    """A step function in three parts, the first two of them on streams of their own; `compile` each part.
+    """A step function of the three parts of a `StepNetwork`, the first two of them on streams of their own.
 
     Captured in a CUDA graph, the streams become branches of it. Both are joined before the result is there, so
     memory that one of them has let go of is never taken while the other reads it.
@@ -21,31 +17,26 @@ class SideBySide:
 
     def __init__(
         self,
-        network: StepNetwork,
-        compile: Compile = lambda function: function,
+        correct: Callable[..., Sequence[Tensor]],
+        encode: Callable[..., Sequence[Tensor]],
+        decode: Callable[..., Tensor],
         *,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
         """`stream` is the ControlNet's; without one, all runs where it is called, one part after the other."""
         self._stream = stream
-        self._correct = compile(network.correct)  # type: ignore[arg-type]
-        self._encode = compile(network.encode)  # type: ignore[arg-type]
-        self._decode = compile(network.decode)
+        self._correct, self._encode, self._decode = correct, encode, decode
 
     def __call__(self, x: Tensor, t: Tensor, hint_features: Tensor, keys_values: Tensor) -> Tensor:
         """As `StepNetwork.forward`."""
-
-        def correct() -> Sequence[Tensor]:
-            return self._correct(x, t, hint_features, keys_values)  # type: ignore[return-value]
-
         if self._stream is None:
-            control = correct()
+            control = self._correct(x, t, hint_features, keys_values)
             encoded = self._encode(x, t, keys_values)
         else:
             here = torch.cuda.current_stream(x.device)
             self._stream.wait_stream(here)
             with torch.cuda.stream(self._stream):
-                control = correct()
+                control = self._correct(x, t, hint_features, keys_values)
             encoded = self._encode(x, t, keys_values)
             here.wait_stream(self._stream)
         return self._decode(encoded, control, t, keys_values)

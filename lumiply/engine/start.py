@@ -10,6 +10,7 @@ from typing import Final
 import torch
 
 from lumiply.colors import COLORS
+from lumiply.engine.ahead import AheadOfTime
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.local import Light, LocalEngine
 from lumiply.engine.palette import Constants, Palette
@@ -39,8 +40,6 @@ DEFAULT_STEPS: Final = {"full": 50, "mini": 1}
 MAX_BATCH: Final = {"cuda": 14, "cpu": 7}
 #: What is compiled, in this order: seven colours first, then one, then what continuous batching meets.
 COMPILED_SIZES: Final = (7, 1, 14, 8, 4, 2)
-#: Whether ControlNet and the UNet's first half are compiled apart and run on two streams.
-SIDE_BY_SIDE: Final = False
 MODEL_NAMES: Final = {"full": "lumiply", "mini": "lumiply-mini"}
 
 
@@ -144,9 +143,7 @@ def speed_up(pipeline: Pipeline, settings: Settings) -> BackgroundCompiler | Non
         pipeline.stepper.capture_with(CudaCapture())
     largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
     sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]
-    return BackgroundCompiler(
-        pipeline.compile_tasks(sizes, side_by_side=SIDE_BY_SIDE), cache_dir=settings.cache_dir
-    )
+    return BackgroundCompiler(pipeline.compile_tasks(sizes), AheadOfTime(settings.cache_dir))
 
 
 def device_name(device: torch.device) -> str:

@@ -1,0 +1,335 @@
+"""Parts of networks compiled ahead of time by a process of their own, kept on disk, and loaded from there.
+
+What is kept is what PyTorch's Inductor makes of a graph (`torch._inductor.standalone_compile`). Weights are not in it:
+they are among its inputs, so it serves any weights of that architecture, and takes no memory beside those that are
+loaded already. Loading it traces nothing.
+
+    python -m lumiply.engine.ahead PART OUT
+
+is that process: it reads a pickled part whose tensors are descriptions only, compiles it, runs it once on random
+numbers, so that what crashes does not crash a server and launch configurations are chosen, and writes a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import cldm
+import ldm
+import modi_vae
+from lumiply.engine.compiling import CompilationError, Function, Part
+
+log = logging.getLogger(__name__)
+
+#: A compilation that takes longer is given up.
+LIMIT_S: Final = 1800.0
+#: A part that was not loaded for as long is removed.
+KEPT_S: Final = 60 * 24 * 3600.0
+#: Files of a compiled part: its code, and what goes in and comes out.
+CODE: Final = "code"
+FORM: Final = "form.json"
+#: Loading changes settings of the whole process for a moment.
+_LOADING: Final = threading.Lock()
+#: By how much a compiler gives way to what serves.
+NICENESS: Final = 10
+
+
+class AheadOfTime:
+    """Compiles parts in processes of their own. May be called from several threads at once."""
+
+    def __init__(self, folder: Path | None, *, options: Mapping[str, Any] | None = None) -> None:
+        """Keep compiled parts in `folder`, made if need be; without one, or where that fails, only until the end.
+
+        Args:
+            options: settings of Inductor, by name.
+        """
+        self._options = dict(options or {})
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.folder = self._made(folder)
+
+    def _made(self, folder: Path | None) -> Path:
+        if folder is not None:
+            kept = folder.expanduser() / "compiled"
+            try:
+                kept.mkdir(parents=True, exist_ok=True)
+                sweep(kept / "parts")
+                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
+                return kept
+            except OSError as error:
+                log.warning(
+                    "%s: compiled code cannot be kept (%s); every start compiles anew", kept, error.strerror
+                )
+        self._temporary = tempfile.TemporaryDirectory(prefix="lumiply-compiled-")
+        return Path(self._temporary.name)
+
+    def __call__(self, part: Part, name: str) -> Function:
+        """See `Compiler`. What is there already is loaded at once."""
+        description = describe(part)
+        key = hashlib.sha256(
+            b"\0".join([description, repr(sorted(self._options.items())).encode(), surroundings(part)])
+        ).hexdigest()[:20]
+        path = self.folder / "parts" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{key}"
+        if not path.is_dir():
+            path.parent.mkdir(exist_ok=True)
+            self._compile(description, path, name)
+        return load(path, part.network)
+
+    def _compile(self, description: bytes, path: Path, name: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="lumiply-part-") as folder:
+            given, log_path = Path(folder, "part"), Path(folder, "log")
+            given.write_bytes(pickle.dumps((description, self._options)))
+            command = [sys.executable, "-m", __name__, str(given), str(path)]
+            environment = {
+                **os.environ,
+                # this process's own folder, since what is chosen by trial is kept beside the code
+                "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(self.folder)),
+                "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, (os.cpu_count() or 1) // 4)),
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            }
+            with log_path.open("wb") as out:
+                status = self._run(command, environment, out)
+            if status != 0 or not path.is_dir():
+                if self._closed:
+                    raise CompilationError(f"{name}: the engine is closing")
+                lines = log_path.read_text(errors="replace").strip().splitlines()
+                log.debug("%s: %s", name, "\n".join(lines))
+                raise CompilationError(
+                    f"the compiler ended with status {status}: {' | '.join(lines[-3:])[-600:]}"
+                )
+
+    def _run(self, command: Sequence[str], environment: Mapping[str, str], out: Any) -> int | None:
+        with self._lock:
+            if self._closed:
+                raise CompilationError("the engine is closing")
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that it ends with all that it has started
+            )
+            self._processes.add(process)
+        try:
+            return process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _end(process)
+            with self._lock:
+                self._processes.discard(process)
+
+    def close(self) -> None:
+        """End every compilation that is under way."""
+        with self._lock:
+            self._closed = True
+            processes = list(self._processes)
+        for process in processes:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def sweep(folder: Path) -> None:
+    """Remove parts that no start has loaded for `KEPT_S` seconds."""
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > KEPT_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def load(path: Path, network: nn.Module) -> Function:
+    """The compiled method, bound to the weights of `network`."""
+    from torch._inductor import CompiledArtifact
+
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    form = json.loads((path / FORM).read_text())
+    layouts, is_list = [Layout(*fields) for fields in form["inputs"]], form["is_list"]
+    with _LOADING:
+        compiled = CompiledArtifact.load(path=str(path / CODE), format="binary")
+    weights = list(state_of(network).values())
+
+    def run(*inputs: Any) -> Any:
+        fitting = [
+            layout.fit(given) for layout, given in zip(layouts, tree_leaves(inputs), strict=True)
+        ]
+        results = compiled(*weights, *fitting)
+        return list(results) if is_list else results[0]
+
+    return run
+
+
+class Layout(NamedTuple):
+    """Of an input: the code was made for it, and would not notice another."""
+
+    shape: Sequence[int]
+    stride: Sequence[int]
+    dtype: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Layout:
+        return cls(list(tensor.shape), list(tensor.stride()), str(tensor.dtype))
+
+    def fit(self, given: Tensor) -> Tensor:
+        """`given`, copied if its numbers lie in another order.
+
+        Raises:
+            ValueError: its size or precision is another.
+        """
+        if list(given.shape) != self.shape or str(given.dtype) != self.dtype:
+            raise ValueError(
+                f"compiled for {self.shape} in {self.dtype}, called with {list(given.shape)} in {given.dtype}"
+            )
+        sized = zip(self.shape, self.stride, given.stride(), strict=True)
+        if all(own == other for size, own, other in sized if size > 1):
+            return given
+        return torch.empty_strided(
+            self.shape, self.stride, dtype=given.dtype, device=given.device
+        ).copy_(given)
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """All weights and buffers by name, in an order that the architecture alone decides; less those let go of."""
+    everything = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {name: value for name, value in everything.items() if value.device.type != "meta"}
+
+
+class _Descriptions(pickle.Pickler):
+    """Of a tensor it keeps what a compiler needs to know, not the numbers."""
+
+    def persistent_id(self, thing: Any) -> Any:
+        if not isinstance(thing, Tensor):
+            return None
+        return isinstance(thing, nn.Parameter), tuple(thing.shape), thing.stride(), thing.dtype, thing.device
+
+
+class _Stands(pickle.Unpickler):
+    """Reads descriptions as tensors without numbers, inside `FakeTensorMode`."""
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        is_parameter, shape, stride, dtype, device = pid
+        tensor = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+        return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
+
+
+def describe(part: Part) -> bytes:
+    """The part without its numbers; the same bytes for the same architecture, sizes and device."""
+    buffer = io.BytesIO()
+    _Descriptions(buffer).dump(part)
+    return buffer.getvalue()
+
+
+def surroundings(part: Part) -> bytes:
+    """What else decides the code that comes out: versions, device, and the source of the networks."""
+    device = next(iter(state_of(part.network).values())).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{torch.__version__} {sys.version_info[:2]} {name} {_source_hash()}".encode()
+
+
+@cache
+def _source_hash() -> str:
+    files = [Path(__file__), *(
+        path for package in (cldm, ldm, modi_vae, sys.modules["lumiply.engine"])
+        for path in sorted(Path(str(package.__path__[0])).glob("*.py"))
+    )]  # fmt: skip
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
+class _Bound(nn.Module):
+    """The part as a function of weights and inputs; itself it has no weights."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        object.__setattr__(self, "_call", _Call(part))
+
+    def forward(self, state: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+        weights = {f"network.{name}": value for name, value in state.items()}
+        return torch.func.functional_call(self._call, weights, inputs)
+
+
+class _Call(nn.Module):
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        self.network, self._method = part.network, part.method
+
+    def forward(self, *inputs: Any) -> Any:
+        return getattr(self.network, self._method)(*inputs)
+
+
+def compile_part(description: bytes, options: Mapping[str, Any], path: Path) -> None:
+    """Write the folder `path`, whole or not at all; one that is there already stays."""
+    from torch._inductor import standalone_compile
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with torch.no_grad(), FakeTensorMode():
+        part: Part = _Stands(io.BytesIO(description)).load()
+        inputs = part.resolved()
+        state = state_of(part.network)
+        program = torch.export.export(_Bound(part), (state, inputs), strict=False)
+    layouts = [Layout.of(tensor) for tensor in tree_leaves(inputs)]
+    form = {"inputs": layouts, "is_list": program.call_spec.out_spec.num_children > 0}
+    tensors = [_random(tensor) for tensor in tree_leaves((state, inputs))]
+    with torch.no_grad():
+        compiled: Any = standalone_compile(
+            program.graph_module, tensors, dynamic_shapes="from_example_inputs", options=dict(options)
+        )
+        compiled(*tensors)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    unfinished = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
+    try:
+        compiled.save(path=str(unfinished / CODE), format="binary")
+        (unfinished / FORM).write_text(json.dumps(form))
+        with contextlib.suppress(FileExistsError, OSError):
+            unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _random(like: Tensor) -> Tensor:
+    tensor = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
+    return tensor.normal_(0.0, 0.02) if tensor.is_floating_point() else tensor.zero_()
+
+
+def main(arguments: Sequence[str]) -> None:
+    given, path = arguments
+    os.nice(NICENESS)
+    description, options = pickle.loads(Path(given).read_bytes())  # noqa: S301 - written by the parent, for this
+    compile_part(description, options, Path(path))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # the compiler's own workers are not waited for

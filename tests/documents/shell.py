@@ -34,6 +34,8 @@ from tests.documents.small import ADDED, UNRUN, WHOLE, WITH_RAY, row
 MEANT: Final = {"PHOTO...": "photo.jpg", "FOLDER": "photos", "DIR": "measured"}
 #: The doctor may find something on the machine that tests run on; evaluate, that colours have no truth.
 MAY_END_WITH_1: Final = ("doctor", "evaluate")
+#: Beginnings of variables that make is not to see: those of a make around the tests, and what CI exports.
+GIVEN_TO_MAKE: Final = ("MAKE", "MFLAGS", "EXTRAS", "ARGS", "PYTHON")
 
 
 class Parsed(Exception):
@@ -95,6 +97,9 @@ class Shell:
         assert "error:" not in result.stderr, result.stderr
 
     def run_python(self, words: list[str]) -> None:
+        if words[2] == "benchmarks.cluster_throughput":  # with the engine of one replica, in this process
+            pytest.importorskip("ray.serve", reason="needs lumiply[cluster]")
+            self.monkeypatch.setattr("lumiply.cluster.start.connect", lambda settings, load: load())
         words = made_small(words)
         target = None
         if ">" in words:
@@ -212,7 +217,7 @@ def made_small(words: list[str]) -> list[str]:
 
 def dry_run(arguments: list[str]) -> tuple[str, list[str]]:
     """(how make would set up .venv, the commands that it would run then)."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(GIVEN_TO_MAKE)}
     done = subprocess.run(
         ["make", "--dry-run", "--always-make", "--no-print-directory", *arguments],
         cwd=ROOT, env=clean, capture_output=True, text=True, check=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,11 +31,14 @@ ADDED: Final = {
     "lumiply train crossattn": TUNING,
     "lumiply train mini": STAGES,
     "python -m benchmarks": "--quick --device cpu",
+    "python -m benchmarks.cluster_throughput": f"{NANO} --jobs 1 --size 64 --replicas 1",
     "python -m benchmarks.finetune_memory": "--device cpu --steps 1 --batch 1",
     "python -m benchmarks.h200 --model nano": "--slots 0 --sizes 1 --budget 8",
     "python -m benchmarks.h200 --out": f"{NANO} --backend eager --slots 0 --budget 0",
     "python -m benchmarks.samplers": "--device cpu --quick --colors red --count 1",
     "python -m benchmarks.scaling": "--gpus 1 2 --jobs 300",
+    # at a nano model's service times an hour holds too many jobs
+    "python -m benchmarks.scaling --times": "--times seconds.json --gpus 1 2 --jobs 300",
     "python -m benchmarks.stream": f"{NANO} --requests 4 --steps 2 --loads 0.7",
     "python -m lumiply.evaluation.rooms": "--count 1 --steps 1",
     "python -m lumiply.settings_page": "",
@@ -81,10 +85,10 @@ UNRUN: Final = {
 }
 
 #: What starts Ray, as processes: run by tests/cluster/test_documents.py.
-WITH_RAY: Final = ("ray start", "serve deploy", "serve shutdown", "python -m benchmarks.cluster_throughput")
+WITH_RAY: Final = ("ray start", "serve deploy", "serve shutdown")
 
 
-def row(line: str, table: dict[str, str] | dict[str, Unrun] | tuple[str, ...]) -> str | None:
+def row(line: str, table: Iterable[str]) -> str | None:
     """The longest key of the table with which the line begins, word for word."""
     words = shlex.split(line, comments=True)
     fits = [key for key in table if words[: len(key.split())] == key.split()]

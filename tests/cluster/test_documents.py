@@ -32,14 +32,12 @@ from tests.documents.small import WITH_RAY, row
 from tests.fakes import photo_bytes
 
 HEAD, NODE = "ray start --head --port 6379", "ray start --address FIRST_MACHINE:6379"
-STARTS, JOINS = (
-    "lumiply serve --engine ray --address auto --replicas 1..8",
-    "lumiply serve --engine ray --address auto",
-)
+JOINS = "lumiply serve --engine ray --address auto"
+STARTS = f"{JOINS} --replicas 1..8"
 DEPLOY, SHUTDOWN = "serve deploy lumiply/cluster/serve.yaml", "serve shutdown"
 
 SMALL_NODE = "--block --node-ip-address 127.0.0.1 --num-cpus 2 --object-store-memory 100000000"
-SMALL_SERVER = f"--port 0 --host 127.0.0.1 --model mini --device cpu --ckpt-dir {ROOT / 'ckpt'}"
+SMALL_SERVER = "--port 0 --host 127.0.0.1 --model mini --device cpu"
 #: Seconds that a program is given to say that it is ready.
 PATIENCE_S = 180.0
 
@@ -133,6 +131,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     shutil.copytree(ROOT / "lumiply" / "cluster", tmp_path / "lumiply" / "cluster")
+    (tmp_path / "ckpt").mkdir()  # where replicas of serve.yaml look for the weights
+    (tmp_path / "ckpt" / "mini").symlink_to(ROOT / "ckpt" / "mini")
     with tempfile.TemporaryDirectory(
         prefix="lumiply-ray-", dir="/tmp", ignore_cleanup_errors=True
     ) as session:

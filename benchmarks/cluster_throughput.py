@@ -85,6 +85,8 @@ def throughput(engine: Engine, jobs: int, size: int) -> dict[str, float]:
         futures.append(future)
     for future in futures:
         future.result()
+    for _ in range(under_way):  # a result is there before its callback has noted the time
+        free.acquire()
     return {"jobs_per_s": jobs / (time.perf_counter() - began), "median_s": statistics.median(took)}
 
 

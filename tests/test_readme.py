@@ -1,34 +1,18 @@
-"""What the README shows is what happens: its request, its commands, its links."""
+"""The answer that the README shows is the server's; its commands and links are tested in `tests/documents`."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from io import BytesIO
 from pathlib import Path
 
-import click
-import pytest
-
-from lumiply.cli import main
 from lumiply.server import create_app
 from lumiply.server.site import site_of
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def shown_commands() -> list[tuple[str, str]]:
-    """(page, command line) of every `lumiply ...` in a shell block."""
-    found = []
-    for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
-            joined = block.replace("\\\n", " ")
-            found += [(page.name, line) for line in joined.splitlines() if line.startswith("lumiply ")]
-    return found
 
 
 def test_the_answer_shown_is_the_servers_answer(tmp_path):
@@ -43,35 +27,3 @@ def test_the_answer_shown_is_the_servers_answer(tmp_path):
     site_of(app).close()
     assert answer.status_code == 200
     assert answer.get_json() == shown
-
-
-@pytest.mark.parametrize("page, line", shown_commands())
-def test_every_command_shown_exists_with_the_options_shown(page, line):
-    words = shlex.split(line, comments=True)[1:]
-    command: click.Command | None = main
-    while isinstance(command, click.Group):
-        name, *words = words
-        command = command.get_command(click.Context(command), name)
-    assert command is not None, f"{page}: no command {name}"
-    known = {
-        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
-    }
-    unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
-    assert unknown == [], f"{page}: {line}"
-
-
-def test_commands_are_shown_at_all():
-    assert len(shown_commands()) >= 8
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_into_the_project_leads_somewhere(page):
-    targets = re.findall(r"\]\(([^)#]+)", page.read_text())
-    missing = [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()]
-    assert missing == []
-
-
-def test_the_make_targets_shown_exist():
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
-    shown = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.M)
-    assert shown and set(shown) <= set(targets)

@@ -15,6 +15,8 @@ from lumiply.settings import Settings
 from tests.fakes import photo_bytes
 
 ROOT = Path(__file__).parents[2]
+#: As docs/scaling.md has it.
+LINE = "lumiply serve --engine ray --replicas 2"
 
 
 def test_it_answers_and_ends_in_order(cluster: Settings, tmp_path: Path) -> None:
@@ -22,8 +24,8 @@ def test_it_answers_and_ends_in_order(cluster: Settings, tmp_path: Path) -> None
     photo.write_bytes(photo_bytes(size=(300, 300)))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LUMIPLY_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lumiply", "serve", "--engine", "ray", "--model", "mini", "--device", "cpu",
-         "--port", "0", "--results-dir", str(tmp_path / "results")],
+        [sys.executable, "-m", *LINE.split(), "--model", "mini", "--device", "cpu", "--port", "0",
+         "--results-dir", str(tmp_path / "results")],
         cwd=ROOT, env=clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip

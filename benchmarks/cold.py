@@ -2,8 +2,8 @@
 
     python -m benchmarks.cold --ckpt-dir ckpt --adaptors-dir adaptors --out FILE.json
 
-Nothing is captured before. What is compiled lies in `--cache-dir`; without it, all is compiled anew, in the background,
-as in the server. With it, the last figures are those with compiled code, and the peak of GPU memory is told.
+Nothing is captured before. What is compiled lies in `--cache-dir`; without it, all is compiled anew, in the
+background, as in the server. With it, the last figures are those with compiled code, and the peak of GPU memory.
 """
 
 from __future__ import annotations

@@ -150,7 +150,9 @@ class Plan:
                 torch.backends.cudnn.allow_tf32 = name == "usual"
                 with peak_memory(self.device) as memory:
                     began = time.perf_counter()
-                    picture = original.render(model, self.photo, COLORS[:1], steps=self.given.steps, seed=1)[0]
+                    picture = original.render(model, self.photo, COLORS[:1], steps=self.given.steps, seed=1)[
+                        0
+                    ]
                     if name == "strict":
                         self.reference = picture
                     found[f"original_{name}_s"] = time.perf_counter() - began
@@ -227,13 +229,20 @@ class Plan:
         return found
 
     @torch.inference_mode()
-    def timed(self, function: Function, inputs: tuple[Tensor, ...], *, explain: bool = True) -> dict[str, Any]:
+    def timed(
+        self, function: Function, inputs: tuple[Tensor, ...], *, explain: bool = True
+    ) -> dict[str, Any]:
         error = relative_error(function(*inputs), self.pipeline.network(*inputs))
         run: Callable[[], Any] = lambda: function(*inputs)  # noqa: E731
         replay = CudaCapture()(run) if self.on_gpu else run
         with peak_memory(self.device) as memory:
             time_s = seconds(replay, self.device, 30, warm_up=3)
-        found = {"ms": time_s["median"] * 1e3, "min_ms": time_s["min"] * 1e3, "relative_error": error, **memory}
+        found = {
+            "ms": time_s["median"] * 1e3,
+            "min_ms": time_s["min"] * 1e3,
+            "relative_error": error,
+            **memory,
+        }
         return found | {"kernels": kernels(run, self.device)} if explain else found
 
     def way(self, name: str) -> dict[str, Any]:

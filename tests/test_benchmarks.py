@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, h200, samplers, stream, variants
-from benchmarks.crew import Crew
-from benchmarks.exclusive import Exclusive
+from benchmarks import bench, h200, samplers, stream
+from benchmarks.kernels import kind_of
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
+from lumiply.engine import ahead
 from lumiply.engine.pipeline import Pipeline
 from lumiply.errors import UserError
 from tests.nano import nano_adaptor, nano_model
@@ -93,57 +92,46 @@ def test_stream_serves_the_same_arrivals_both_ways(tmp_path, capsys):
     assert "whole jobs" in capsys.readouterr().out
 
 
-TOY = ["--model", "nano", "--device", "cpu", "--backend", "eager"]
+TOY = ["--model", "nano", "--device", "cpu", "--compile", "off"]
 
 
 def test_the_gpu_plan_goes_on_after_a_part_that_fails_and_says_which_bars_are_reached(
     tmp_path, monkeypatch, capsys
 ):
-    def refuse(plan, kind):
-        raise RuntimeError("no start here")
+    def refuse(bench):
+        raise RuntimeError("no presets here")
 
-    monkeypatch.setattr(h200.Plan, "start", refuse)
-    h200.main([*TOY, "--out", str(tmp_path), "--steps", "2", "--sizes", "7", "1", "--slots", "0"])
+    monkeypatch.setattr(bench.Bench, "presets", refuse)
+    h200.main([*TOY, "--out", str(tmp_path), "--steps", "2", "--sizes", "7", "1"])
     found, printed = json.loads((tmp_path / "h200.json").read_text()), capsys.readouterr().out
     assert found["quality"]["worst_db"] > 45 and found["original"]["ratio"] > 0
-    assert "no start here" in found["start, converted"]["failed"]
-    assert found["compile_from_cache"]["7"] == "no form was compiled in time"
+    assert "no presets here" in found["presets of seven"]["failed"]
     assert set(found["growth"]) >= {"1 colours", "2 photos, 7 colours each", "64 x 48, 7 colours"}
     assert found["stream"]["loads"] and found["finished"] is True
     assert "seven colours, s" in printed and "not measured" in printed
 
 
+def test_the_gpu_plan_measures_what_was_compiled_and_what_users_met_meanwhile(tmp_path, monkeypatch):
+    class Plain(ahead.AheadOfTime):
+        def __call__(self, part, name):
+            return getattr(part.network, part.method)
+
+    monkeypatch.setattr(h200, "AheadOfTime", Plain)
+    h200.main([*TOY[:-1], "on", "--out", str(tmp_path), "--steps", "2", "--sizes", "2", "--budget", "260",
+               "--ways", "kernels tuned"])  # fmt: skip
+    found = json.loads((tmp_path / "h200.json").read_text())
+    meanwhile = found["requests while it compiles"]
+    assert meanwhile["over"] and meanwhile["taken over"] == [2] and "decoder, 1" in meanwhile["stages"]
+    assert found["step"]["2"]["compiled"]["relative_error"] < 1e-5
+    assert found["step"]["2"]["compiled"]["kernels"]["by_kind"]["convolution"]["ms"] > 0
+    assert found["compiled with kernels tuned"]["ms"] > 0
+    assert found["files"]["converted_gb"] > 0 and found["start, converted"]["seven_s"] > 0
+
+
 def test_the_gpu_plan_skips_what_there_is_no_time_for(tmp_path):
-    h200.main([*TOY, "--out", str(tmp_path), "--slots", "0", "--budget", "0"])
+    h200.main([*TOY, "--out", str(tmp_path), "--budget", "0"])
     found = json.loads((tmp_path / "h200.json").read_text())
     assert "are needed" in found["matrix product"]["skipped"] and "end_to_end" not in found
-
-
-def test_a_compiled_form_is_measured_against_the_plain_network(tmp_path):
-    out = tmp_path / "whole.json"
-    variants.main(["side by side", "--size", "2", *TOY, "--repeats", "1",
-                   "--out", str(out), "--lock", str(tmp_path / "lock")])  # fmt: skip
-    found = json.loads(out.read_text())
-    assert found["relative_error"] < 1e-5 and found["captured"]["ms"] > 0 and found["ended"] is True
-    assert found["kernels"]["by_kind"]["convolution"]["ms"] > 0
-
-
-def test_a_form_that_fails_is_told_and_the_next_one_gets_its_place(tmp_path):
-    crew = Crew(tmp_path, [*TOY, "--lock", str(tmp_path / "no" / "lock")], slots=1)
-    members = [crew.ask("eager", size) for size in (1, 2)]
-    assert members[1].process is None
-    crew.wait(members, lambda: 1.0)
-    assert (
-        all("No such file" in found["failed"] for found in crew.found().values()) and len(crew.found()) == 2
-    )
-    crew.stop()
-
-
-def test_the_gpu_is_one_process_s_at_a_time_and_nobody_waits_for_ever(tmp_path):
-    with closing(Exclusive(tmp_path / "lock")) as ours, closing(Exclusive(tmp_path / "lock")) as theirs:
-        assert theirs.acquire() and not ours.acquire(patience=0.05)
-        theirs.release()
-        assert ours.acquire(patience=0.05)
 
 
 def test_kernels_are_known_by_their_names():
@@ -154,7 +142,7 @@ def test_kernels_are_known_by_their_names():
         "void pytorch_flash::flash_fwd_kernel<...>": "attention",
         "void cudnn::ops::nchwToNhwcKernel<...>": "layout copies",
     }
-    assert {name: variants.kind_of(name) for name in names} == names
+    assert {name: kind_of(name) for name in names} == names
 
 
 def test_results_are_on_disk_after_every_entry(tmp_path):

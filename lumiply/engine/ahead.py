@@ -1,8 +1,8 @@
 """Parts of networks compiled ahead of time by a process of their own, kept on disk, and loaded from there.
 
-What is kept is what PyTorch's Inductor makes of a graph (`torch._inductor.standalone_compile`). Weights are not in it:
-they are among its inputs, so it serves any weights of that architecture, and takes no memory beside those that are
-loaded already. Loading it traces nothing.
+What is kept is what PyTorch's Inductor makes of a graph (`torch._inductor.standalone_compile`). Weights are not in
+it: they are among its inputs, so it serves any weights of that architecture, and takes no memory beside those that
+are loaded already. Loading it traces nothing.
 
     python -m lumiply.engine.ahead PART OUT
 
@@ -27,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -52,6 +52,8 @@ CODE: Final = "code"
 FORM: Final = "form.json"
 #: Loading changes settings of the whole process for a moment.
 _LOADING: Final = threading.Lock()
+#: How long loading keeps other threads from the interpreter.
+SWITCH_S: Final = 0.0002
 #: By how much a compiler gives way to what serves.
 NICENESS: Final = 10
 
@@ -152,6 +154,8 @@ class AheadOfTime:
             processes = list(self._processes)
         for process in processes:
             _end(process)
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -170,24 +174,37 @@ def sweep(folder: Path) -> None:
 
 def load(path: Path, network: nn.Module) -> Function:
     """The compiled method, bound to the weights of `network`."""
-    from torch._inductor import CompiledArtifact
+    from torch._inductor.standalone_compile import CompiledArtifact
 
     with contextlib.suppress(OSError):
         os.utime(path)
     form = json.loads((path / FORM).read_text())
     layouts, is_list = [Layout(*fields) for fields in form["inputs"]], form["is_list"]
-    with _LOADING:
+    with _LOADING, quick_switching():
         compiled = CompiledArtifact.load(path=str(path / CODE), format="binary")
     weights = list(state_of(network).values())
 
     def run(*inputs: Any) -> Any:
-        fitting = [
-            layout.fit(given) for layout, given in zip(layouts, tree_leaves(inputs), strict=True)
-        ]
+        fitting = [layout.fit(given) for layout, given in zip(layouts, tree_leaves(inputs), strict=True)]
         results = compiled(*weights, *fitting)
         return list(results) if is_list else results[0]
 
     return run
+
+
+@contextlib.contextmanager
+def quick_switching() -> Iterator[None]:
+    """Python code within lets other threads in after 0.2 ms, not 5.
+
+    A network that is launched operation by operation asks for the interpreter again after each of them, a thousand
+    times a step, and would wait 5 ms each time for a thread that never rests.
+    """
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 class Layout(NamedTuple):
@@ -214,9 +231,9 @@ class Layout(NamedTuple):
         sized = zip(self.shape, self.stride, given.stride(), strict=True)
         if all(own == other for size, own, other in sized if size > 1):
             return given
-        return torch.empty_strided(
-            self.shape, self.stride, dtype=given.dtype, device=given.device
-        ).copy_(given)
+        return torch.empty_strided(self.shape, self.stride, dtype=given.dtype, device=given.device).copy_(
+            given
+        )
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:
@@ -271,11 +288,11 @@ class _Bound(nn.Module):
 
     def __init__(self, part: Part) -> None:
         super().__init__()
-        object.__setattr__(self, "_call", _Call(part))
+        self._held = [_Call(part)]  # in a list, where its weights are not found
 
     def forward(self, state: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
         weights = {f"network.{name}": value for name, value in state.items()}
-        return torch.func.functional_call(self._call, weights, inputs)
+        return torch.func.functional_call(self._held[0], weights, inputs)
 
 
 class _Call(nn.Module):
@@ -299,7 +316,7 @@ def compile_part(description: bytes, options: Mapping[str, Any], path: Path) -> 
         program = torch.export.export(_Bound(part), (state, inputs), strict=False)
     layouts = [Layout.of(tensor) for tensor in tree_leaves(inputs)]
     form = {"inputs": layouts, "is_list": program.call_spec.out_spec.num_children > 0}
-    tensors = [_random(tensor) for tensor in tree_leaves((state, inputs))]
+    tensors: list[Any] = [_random(tensor) for tensor in tree_leaves((state, inputs))]
     with torch.no_grad():
         compiled: Any = standalone_compile(
             program.graph_module, tensors, dynamic_shapes="from_example_inputs", options=dict(options)
@@ -325,7 +342,7 @@ def _random(like: Tensor) -> Tensor:
 def main(arguments: Sequence[str]) -> None:
     given, path = arguments
     os.nice(NICENESS)
-    description, options = pickle.loads(Path(given).read_bytes())  # noqa: S301 - written by the parent, for this
+    description, options = pickle.loads(Path(given).read_bytes())
     compile_part(description, options, Path(path))
 
 

@@ -262,6 +262,8 @@ class LocalEngine:
         with torch.inference_mode():
             if render.conditions is None:
                 render.report("prepare", 0, 1)
+                if self._pipeline.device.type == "cuda":  # meanwhile the processor has nothing to do
+                    render.bypass = self._resizers.submit(self._pipeline.bypass_input, render.photo)
                 render.conditions = self._pipeline.conditions(render.photo, render.colors)
                 render.report("prepare", 1, 1)
             start = render.entered
@@ -306,13 +308,17 @@ class LocalEngine:
         return ended
 
     def _decode(self, render: Render) -> None:
-        features = self._pipeline.features(render.photo)
-        size = render.photo.size
-        levels = self._pipeline.decode(
-            render.latents(), features, lambda step, total: render.report("decode", step, total)
+        bypass = render.photo if render.bypass is None else render.bypass.result()
+        features, size = self._pipeline.features(bypass), render.photo.size
+        pictures: list[Future[Image.Image]] = []
+        self._pipeline.decode(
+            render.latents(),
+            features,
+            lambda step, total: render.report("decode", step, total),
+            lambda levels: pictures.append(self._resizers.submit(render.picture, levels, size)),
         )
         render.check(self._closing)
-        render.finish([self._resizers.submit(render.picture, level, size) for level in levels])
+        render.finish(pictures)
 
     @contextlib.contextmanager
     def _guarded(self, renders: Sequence[Render]) -> Iterator[None]:

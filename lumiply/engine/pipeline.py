@@ -154,10 +154,15 @@ class Pipeline:
         features = features.contiguous(memory_format=torch.channels_last)
         return StepConditions(features, self._keys_values[chosen])
 
+    def bypass_input(self, photo: Image.Image) -> Tensor:
+        """What `features` can take instead of a photo of any size, (1, 3, H, W) on the CPU; needs no GPU."""
+        return bypass_picture(photo, self.picture_size)
+
     @torch.inference_mode()
-    def features(self, photo: Image.Image) -> MergedFeatures:
-        """What decoding takes, for an RGB photo of any size."""
-        picture = bypass_picture(photo, self.picture_size).to(self.device, self.decode_dtype)
+    def features(self, photo: Image.Image | Tensor) -> MergedFeatures:
+        """What decoding takes, for an RGB photo of any size, or for its `bypass_input`."""
+        picture = photo if isinstance(photo, Tensor) else self.bypass_input(photo)
+        picture = picture.to(self.device, self.decode_dtype)
         picture = picture.contiguous(memory_format=torch.channels_last)
         return MergedFeatures(picture, tuple(self._run("features", self._picture_stage.features, picture)))
 
@@ -198,8 +203,12 @@ class Pipeline:
         latents: Tensor,
         features: MergedFeatures,
         callback: StepCallback | None = None,
+        on_picture: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Scaled latents (k, channels, h, w) of one photo -> (k, H, W, 3) uint8 on the CPU.
+
+        Args:
+            on_picture: takes each picture, (H, W, 3), in order, while the next is decoded.
 
         Raises:
             RenderError: the latents or the pictures hold numbers that are not finite.
@@ -213,6 +222,9 @@ class Pipeline:
                     "try again with LUMIPLY_PRECISION=float32"
                 )
             levels = to_bytes(decoded).cpu()
+            if on_picture is not None:
+                for picture in levels:
+                    on_picture(picture)
             if callback is not None:
                 callback(stop, latents.shape[0])
             return levels

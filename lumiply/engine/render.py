@@ -29,6 +29,7 @@ class Render:
     Attributes:
         conditions: of all colours, once prepared.
         entered: how many of the colours have begun, in their order.
+        bypass: the photo as the decoder's features take it, where that is made beside denoising.
     """
 
     photo: Image.Image
@@ -39,6 +40,7 @@ class Render:
     future: Future[Pictures] = field(default_factory=Future)
     conditions: StepConditions | None = None
     entered: int = 0
+    bypass: Future[Tensor] | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _ended: list[Tensor] = field(default_factory=list)
     _reported: int = 0

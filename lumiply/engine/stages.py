@@ -1,4 +1,4 @@
-"""What happens before and after denoising, as networks that take and give tensors alone, so that they can be compiled."""
+"""What happens before and after denoising, as networks of tensors alone, so that they can be compiled."""
 
 from __future__ import annotations
 

@@ -68,17 +68,19 @@ def test_presets():
         choose_sampling("best", None, default)
 
 
-def test_nothing_is_compiled_on_a_cpu_unless_asked_for(monkeypatch):
+def test_nothing_is_compiled_on_a_cpu_unless_asked_for(monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr(
-        start, "BackgroundCompiler", lambda tasks, cache_dir: made.append(tasks) or "compiler"
-    )
+    monkeypatch.setattr(start, "BackgroundCompiler", lambda tasks, compiler: made.append(tasks) or "compiler")
     assert start.speed_up(nano_pipeline(), Settings()) is None
     assert start.speed_up(nano_pipeline(), Settings(compile="off")) is None
-    assert start.speed_up(nano_pipeline(), Settings(compile="background", max_batch=2)) == "compiler"
+    asked = Settings(compile="background", max_batch=2, cache_dir=tmp_path)
+    assert start.speed_up(nano_pipeline(), asked) == "compiler"
     assert [task.name for task in made[0]] == [
         "the step of 1 pictures",
         "the decoder",
+        "the hint of 1 colours",
+        "the photo's features",
+        "the hint of 2 colours",
         "the step of 2 pictures",
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import pytest
@@ -10,12 +9,10 @@ import torch
 from torch import Tensor
 
 from cldm import StepConditions
-from lumiply.engine.compiling import BackgroundCompiler, Task, keep_compiled_code
 from lumiply.engine.pace import Pace
-from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.side_by_side import SideBySide
 from lumiply.engine.stepper import Stepper
-from tests.nano import nano_adaptor, nano_model, nano_pipeline
+from tests.nano import nano_pipeline
 
 WAIT = 300.0
 
@@ -129,16 +126,11 @@ def test_what_could_not_be_captured_is_tried_again_once_it_is_compiled(capture):
 @pytest.mark.parametrize("batch", [1, 3])
 @torch.inference_mode()
 def test_control_and_encoder_side_by_side_are_the_same_step(batch):
-    compiled: list[str] = []
-
-    def note(function):
-        compiled.append(function.__name__)
-        return function
-
     x, t, conditions = inputs(batch)
-    step = SideBySide(nano_pipeline().network, note)
+    network = nano_pipeline().network
+    step = SideBySide(network.correct, network.encode, network.decode)
     v = step(x, t, conditions.hint_features, conditions.keys_values)
-    assert torch.equal(v, plain(x, t, conditions)) and compiled == ["correct", "encode", "decode"]
+    assert torch.equal(v, plain(x, t, conditions))
 
 
 @torch.inference_mode()
@@ -174,48 +166,6 @@ def test_a_compiled_step_that_fails_is_dropped_and_the_step_is_taken(caplog):
     assert caplog.text.count("is not used any more") == 1
 
 
-def test_nobody_waits_for_a_compilation_and_it_takes_over_when_ready():
-    gate, installed = threading.Event(), []
-
-    def slow(function):
-        assert gate.wait(WAIT)
-        return function
-
-    task = Task("a step", build, lambda: (torch.ones(1),), installed.append)
-    compiler = BackgroundCompiler([task], compile=slow)
-    assert not installed and not compiler.wait(0)
-    gate.set()
-    assert compiler.wait(WAIT) and installed == [torch.neg]
-
-
-def test_a_compilation_that_fails_is_logged_and_changes_nothing(caplog):
-    def broken(function):
-        raise RuntimeError("no C++ compiler")
-
-    installed: list = []
-    tasks = [Task(f"step {n}", build, lambda: (torch.ones(1),), installed.append) for n in (1, 2)]
-    with caplog.at_level("WARNING"):
-        assert BackgroundCompiler(tasks, compile=broken).wait(WAIT)
-    assert not installed
-    assert "step 1 could not be compiled" in caplog.text and "no C++ compiler" in caplog.text
-
-
-def test_a_closed_compiler_begins_nothing_more():
-    entered, gate, installed = threading.Event(), threading.Event(), []
-
-    def slow(function):
-        entered.set()
-        assert gate.wait(WAIT)
-        return function
-
-    tasks = [Task(f"step {n}", build, lambda: (torch.ones(1),), installed.append) for n in (1, 2)]
-    compiler = BackgroundCompiler(tasks, compile=slow)
-    assert entered.wait(WAIT)
-    compiler.close()
-    gate.set()
-    assert compiler.wait(WAIT) and len(installed) == 1
-
-
 def test_launching_is_never_more_than_one_step_ahead_of_the_gpu():
     log: list[str] = []
 
@@ -234,47 +184,3 @@ def test_launching_is_never_more_than_one_step_ahead_of_the_gpu():
         pace()
     assert log == ["record 1", "record 2", "wait for 1", "record 3", "wait for 2"]
     assert Pace(torch.device("cpu"))._event is None
-
-
-@pytest.mark.parametrize("side_by_side, graphs", [(False, 2), (True, 4)])
-def test_the_step_and_the_decoder_are_traced_whole_and_never_again_by_a_render(side_by_side, graphs):
-    """With torch.compile itself, less its code generation, which takes minutes."""
-    traced: list[torch.fx.GraphModule] = []
-
-    def backend(graph: torch.fx.GraphModule, example) -> Callable:
-        traced.append(graph)
-        return graph.forward
-
-    pipeline = Pipeline(nano_model(), {"red": nano_adaptor("red")})
-    from PIL import Image
-
-    photo = Image.new("RGB", (40, 30), (120, 90, 60))
-    before = pipeline.relight(photo, ["white", "red"], seed=1, steps=3)
-    compiler = BackgroundCompiler(
-        pipeline.compile_tasks((2,), side_by_side=side_by_side),
-        compile=lambda function: torch.compile(function, fullgraph=True, dynamic=False, backend=backend),
-    )
-    assert compiler.wait(WAIT)
-    assert (
-        len(traced) == graphs and list(pipeline.stepper._compiled) == [2] and list(pipeline._decoders) == [1]
-    )
-    after = pipeline.relight(photo, ["white", "red"], seed=1, steps=3)
-    assert len(traced) == graphs
-    assert all(after[color].tobytes() == before[color].tobytes() for color in before)
-
-
-def test_compiled_code_is_kept_in_the_folder_that_is_asked_for(tmp_path, monkeypatch, caplog):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "theirs")
-    import os
-
-    keep_compiled_code(tmp_path)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "theirs"
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    keep_compiled_code(tmp_path / "deep" / "er")
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "deep" / "er" / "compiled")
-    assert (tmp_path / "deep" / "er" / "compiled").is_dir()
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    (tmp_path / "file").write_text("")
-    keep_compiled_code(tmp_path / "file")
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ and "cannot be kept" in caplog.text

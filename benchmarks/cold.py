@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results.put("seven_compiled_s", time.perf_counter() - began)
             for name, value in memory.items():
                 results.put(name, value)
+    engine.close(10)
     results.put("ended", True)
 
 
@@ -84,4 +85,4 @@ def wait_for_compiled(engine: LocalEngine) -> float | None:
 if __name__ == "__main__":
     os.setpgrp()  # whoever started this ends its compiler's processes with it
     main()
-    os._exit(0)  # what is being compiled is not waited for
+    os._exit(0)

@@ -4,10 +4,11 @@ What is kept is what PyTorch's Inductor makes of a graph (`torch._inductor.stand
 it: they are among its inputs, so it serves any weights of that architecture, and takes no memory beside those that
 are loaded already. Loading it traces nothing.
 
-    python -m lumiply.engine.ahead PART OUT
+    python -m lumiply.engine.ahead PART OUT PARENT
 
 is that process: it reads a pickled part whose tensors are descriptions only, compiles it, runs it once on random
-numbers, so that what crashes does not crash a server and launch configurations are chosen, and writes a folder.
+numbers, so that what crashes does not crash a server and launch configurations are chosen, and writes a folder. It
+ends with the process that asked for it.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class AheadOfTime:
         with tempfile.TemporaryDirectory(prefix="lumiply-part-") as folder:
             given, log_path = Path(folder, "part"), Path(folder, "log")
             given.write_bytes(pickle.dumps((description, self._options)))
-            command = [sys.executable, "-m", __name__, str(given), str(path)]
+            command = [sys.executable, "-m", __name__, str(given), str(path), str(os.getpid())]
             environment = {
                 **os.environ,
                 # this process's own folder, since what is chosen by trial is kept beside the code
@@ -339,9 +340,21 @@ def _random(like: Tensor) -> Tensor:
     return tensor.normal_(0.0, 0.02) if tensor.is_floating_point() else tensor.zero_()
 
 
+def end_with(parent: int) -> None:
+    """Kill this process's group as soon as process `parent` is not its parent any more."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(arguments: Sequence[str]) -> None:
-    given, path = arguments
+    given, path, parent = arguments
     os.nice(NICENESS)
+    end_with(int(parent))
     description, options = pickle.loads(Path(given).read_bytes())
     compile_part(description, options, Path(path))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -241,6 +244,38 @@ def test_closing_ends_the_process_that_compiles(tmp_path):
         cache(Part(Toy(), "encode", (images(1),)), "a part")
 
 
+ASKS = """
+import sys, threading
+from pathlib import Path
+import torch
+from lumiply.engine.ahead import AheadOfTime
+from lumiply.engine.compiling import Part
+from tests.engine.toy import Toy
+
+cache = AheadOfTime(Path(sys.argv[1]))
+part = Part(Toy(), "encode", (torch.zeros(1, 4, 6, 6),))
+threading.Thread(target=cache, args=(part, "a part"), daemon=True).start()
+while not cache._processes:
+    threading.Event().wait(0.01)
+print(*(process.pid for process in cache._processes), flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_server_that_is_killed_leaves_no_process_behind(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    asker = subprocess.Popen(
+        [sys.executable, "-c", ASKS, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert asker.stdout is not None
+    with asker.stdout as lines:
+        compiler = psutil.Process(int(lines.readline()))
+        asker.kill()
+        asker.wait(WAIT)
+        psutil.wait_procs([compiler], timeout=WAIT)
+    assert not compiler.is_running() or compiler.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_description_is_the_same_for_the_same_architecture_and_holds_no_numbers():
     described = [describe(Part(Toy(seed), "encode", (images(2),))) for seed in (0, 1)]
     assert described[0] == described[1]
@@ -258,8 +293,6 @@ def test_without_a_folder_that_can_be_written_code_is_kept_until_the_end(tmp_pat
 
 
 def test_parts_that_were_not_loaded_for_long_are_removed(tmp_path, monkeypatch):
-    import os
-
     old, new = tmp_path / "old-1", tmp_path / "new-1"
     for folder in (old, new):
         folder.mkdir()

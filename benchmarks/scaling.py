@@ -32,10 +32,6 @@ from benchmarks.provenance import commit
 RESULTS: Final = Path(__file__).parent / "results"
 #: Written by `python -m benchmarks.cluster_throughput` and `python -m benchmarks`, where they have run.
 MEASURED: Final = (RESULTS / "cluster_throughput.json", RESULTS / "bench_h200.json")
-#: Seven colours of an 860 x 860 photo on one H200, float16, nothing compiled (benchmarks/results/parity_h200.md).
-#: Nobody has measured two jobs together yet; twice as long, that is no gain from sharing, is the cautious guess.
-SECONDS_ONE_JOB: Final = 2.12
-
 GPUS: Final = (1, 2, 4, 8, 16, 32, 64)
 LOADS: Final = (0.5, 0.7, 0.85)
 #: Loads that are tried, from the top, for the highest one that keeps the limits.
@@ -236,17 +232,12 @@ def read_times(path: Path | None) -> tuple[tuple[float, ...], str]:
 
     Args:
         path: JSON, either `{"service_times": [s1, s2, ...]}` or a result of `python -m benchmarks`, of which the
-            time of seven colours counts. By default what was measured, else `SECONDS_ONE_JOB`.
+            times of seven and of twice seven colours count. By default what was measured last.
 
     Raises:
         ValueError: the file holds neither.
     """
-    path = path or next((each for each in MEASURED if each.is_file()), None)
-    if path is None:
-        return (
-            SECONDS_ONE_JOB,
-            2 * SECONDS_ONE_JOB,
-        ), "parity_h200.md; two jobs together are taken as twice one"
+    path = path or next(each for each in MEASURED if each.is_file())
     found = json.loads(path.read_text())
     if "service_times" in found:
         times = tuple(float(seconds) for seconds in found["service_times"])

@@ -115,6 +115,14 @@ def test_the_command_prints_a_table_and_writes_everything(
     assert f"| green | {np.mean(values):.2f} |" in done.stdout
 
 
+def test_the_table_in_the_documentation_is_the_measured_one() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "docs/training.md").read_text()
+    measured = json.loads((root / "benchmarks/results/mini_limits.json").read_text())
+    assert table({color: Limits(**means) for color, means in measured["colors"].items()}) in text
+    assert f"--rooms {measured['settings']['rooms']} --count {measured['settings']['count']}`" in text
+
+
 def test_too_few_rooms_are_an_error_in_one_sentence(folder: Path, nano_weights: None) -> None:
     done = CliRunner().invoke(limits.main, ["--rooms", str(folder), "--count", "3"])
     assert done.exit_code == 1

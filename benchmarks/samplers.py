@@ -30,7 +30,6 @@ from lumiply.colors import COLORS
 from lumiply.engine.pipeline import Pipeline, Prepared
 from lumiply.engine.pixels import to_picture
 from lumiply.engine.start import choose_device
-from lumiply.errors import UserError
 from lumiply.images import read_photo
 
 STEPS = (1, 2, 4, 6, 8, 10, 15, 20, 25, 50)
@@ -50,18 +49,10 @@ def rooms_of(folder: Path, count: int) -> list[Subject]:
     Raises:
         UserError: there are not that many.
     """
-    from lumiply.evaluation.rooms import AMBIENT_LEVELS, room_pictures  # needs the training extra
-    from lumiply.synth.render import RoomLayers
+    from lumiply.evaluation.rooms import first_rooms, shown_rooms  # needs the training extra
 
-    files = sorted(folder.glob("room_*.npz"))[:count]
-    if len(files) < count:
-        raise UserError(f"{folder} holds {len(files)} rooms, {count} were asked for")
-    subjects = []
-    for index, path in enumerate(files):
-        ambient = AMBIENT_LEVELS[index % len(AMBIENT_LEVELS)]
-        pictures = room_pictures(RoomLayers.load(path), ambient=ambient, pasted=index % 2 == 1)
-        subjects.append(Subject(Image.fromarray(pictures.photo), pictures.lit))
-    return subjects
+    pictures = [room.pictures for room in shown_rooms(first_rooms(folder, count))]
+    return [Subject(Image.fromarray(each.photo), each.lit) for each in pictures]
 
 
 def distances(

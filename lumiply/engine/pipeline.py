@@ -166,6 +166,14 @@ class Pipeline:
         picture = picture.contiguous(memory_format=torch.channels_last)
         return MergedFeatures(picture, tuple(self._run("features", self._picture_stage.features, picture)))
 
+    @torch.inference_mode()
+    def encode(self, picture: Image.Image) -> Tensor:
+        """The scaled latent (1, channels, h, w), float32, of an RGB picture of any size: what `denoise` aims at."""
+        posterior = self._picture_stage.first_stage.encode(
+            self.bypass_input(picture).to(self.device, self.decode_dtype)
+        )
+        return self.params.scale_factor * posterior.mean.float()
+
     def prepare(self, photo: Image.Image, colors: Sequence[str]) -> Prepared:
         """Everything that the photo and the colours decide, for an RGB photo of any size.
 

@@ -12,7 +12,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from lumiply.files import write_whole
 from lumiply.synth.compose import LayerBatch, compose, normalise_layers, tone_curve
 from lumiply.synth.render import RoomLayers
 from lumiply.version import __version__
+from lumiply.weights import WeightFiles
 
 #: Median linear luminance of the test rooms' daylight, cycled: night, dusk, day.
 AMBIENT_LEVELS: Final = (0.04, 0.08, 0.16)
@@ -66,6 +67,16 @@ class RoomPictures:
     photo: Levels
     unlit: Levels
     lit: dict[str, Levels]
+
+
+@dataclass(frozen=True)
+class ShownRoom:
+    """A room under its file's name, with the daylight and the lamp in which it is judged."""
+
+    name: str
+    ambient: float
+    pasted: bool
+    pictures: RoomPictures
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,30 @@ class ColorScore:
         return missed
 
 
+def first_rooms(folder: Path, count: int) -> list[Path]:
+    """The first files of rendered rooms.
+
+    Raises:
+        UserError: there are not that many.
+    """
+    files = sorted(folder.glob("room_*.npz"))[:count]
+    if len(files) < count:
+        raise UserError(f"{folder} holds {len(files)} rooms, {count} were asked for")
+    return files
+
+
+def shown_rooms(rooms: Sequence[Path]) -> Iterator[ShownRoom]:
+    """The rooms as they are judged: daylight from night to day in turn, every second lamp pasted flat.
+
+    Raises:
+        ValueError: a file is no rendered room.
+    """
+    for index, path in enumerate(tqdm(rooms, desc="rooms", unit="room", disable=None)):
+        ambient, pasted = AMBIENT_LEVELS[index % len(AMBIENT_LEVELS)], index % 2 == 1
+        pictures = room_pictures(RoomLayers.load(path), ambient=ambient, pasted=pasted)
+        yield ShownRoom(path.stem, ambient, pasted, pictures)
+
+
 def room_pictures(room: RoomLayers, *, ambient: float, pasted: bool) -> RoomPictures:
     """Compose a room in all colours; the lamp drawn in place, or pasted flat as the client does it."""
     layers = normalise_layers(LayerBatch.from_rooms([room]), ambient)
@@ -147,10 +182,10 @@ def score_room(
     name: str, pictures: RoomPictures, results: dict[str, Levels], *, ambient: float, pasted: bool
 ) -> list[RoomScore]:
     """Score the results of one room, by colour, against its truth."""
-    photo, unlit = _display(pictures.photo), _display(pictures.unlit)
+    photo, unlit = display(pictures.photo), display(pictures.unlit)
     scores = []
     for color, result in results.items():
-        truth, ours = _display(pictures.lit[color]), _display(result)
+        truth, ours = display(pictures.lit[color]), display(result)
         true_added = metrics.added_light(truth, unlit)
         ssim, similarity = metrics.ssim_grey_map(ours, truth)
         score = RoomScore(
@@ -181,12 +216,11 @@ def evaluate(
     """
     scores: list[RoomScore] = []
     strips: list[Levels] = []
-    for index, path in enumerate(tqdm(rooms, desc="rooms", unit="room", disable=None)):
-        ambient, pasted = AMBIENT_LEVELS[index % len(AMBIENT_LEVELS)], index % 2 == 1
-        pictures = room_pictures(RoomLayers.load(path), ambient=ambient, pasted=pasted)
+    for index, room in enumerate(shown_rooms(rooms)):
+        pictures = room.pictures
         relit = pipeline.relight(Image.fromarray(pictures.photo), COLORS, seed=seed, steps=steps)
         results = {color: np.asarray(relit[color]) for color in COLORS}
-        scores += score_room(path.stem, pictures, results, ambient=ambient, pasted=pasted)
+        scores += score_room(room.name, pictures, results, ambient=room.ambient, pasted=room.pasted)
         if examples is not None and index < EXAMPLES:
             strips.append(np.hstack([pictures.photo, *pictures.lit.values()]))
             strips.append(np.hstack([pictures.unlit, *results.values()]))
@@ -260,7 +294,8 @@ def report(scores: Sequence[RoomScore], settings: dict[str, Any]) -> dict[str, A
     }
 
 
-def _display(levels: Levels) -> NDArray[np.float32]:
+def display(levels: Levels) -> NDArray[np.float32]:
+    """8-bit levels -> display values in [0, 1]."""
     return levels.astype(np.float32) / np.float32(255)
 
 
@@ -272,10 +307,19 @@ def _shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _device_name(device: torch.device) -> str:
+def model_settings(weights: WeightFiles, device: torch.device) -> dict[str, Any]:
+    """Which model ran on what, for a report."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return {
+        "weights": weights.describe(),
+        "fingerprint": weights.fingerprint(),
+        "device": name,
+        "torch": torch.__version__,
+        "lumiply": __version__,
+    }
 
 
 @click.command(context_settings={"show_default": True})
@@ -300,9 +344,7 @@ def main(
 
     logging.basicConfig(level=logging.INFO)
     try:
-        files = sorted(rooms.glob("room_*.npz"))[:count]
-        if len(files) < count:
-            raise UserError(f"{rooms} holds {len(files)} rooms, {count} were asked for")
+        files = first_rooms(rooms, count)
         chosen = find_weights(weights, Path("adaptors"), "mini")
         pipeline = load_pipeline(chosen, device=device, dtype=getattr(torch, precision))
         steps = steps or DEFAULT_STEPS[chosen.variant]
@@ -319,12 +361,8 @@ def main(
         "steps": steps,
         "seed": seed,
         "ambient_levels": AMBIENT_LEVELS,
-        "weights": chosen.describe(),
-        "fingerprint": chosen.fingerprint(),
-        "device": _device_name(pipeline.device),
         "precision": precision,
-        "torch": torch.__version__,
-        "lumiply": __version__,
+        **model_settings(chosen, pipeline.device),
         "seconds": round(time.monotonic() - started, 1),
     }
     json_path.parent.mkdir(parents=True, exist_ok=True)

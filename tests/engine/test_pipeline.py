@@ -165,3 +165,15 @@ def test_features_of_one_photo_serve_a_whole_batch_without_copies(pipeline, phot
     many = features.expand(7)
     assert many.image.shape[0] == 7 and many.image.data_ptr() == features.image.data_ptr()
     assert F.mse_loss(many.levels[0][6], features.levels[0][0]) == 0
+
+
+def test_a_picture_is_encoded_to_the_latent_that_training_takes(pipeline, photo):
+    latent = pipeline.encode(photo)
+    model = nano_model()
+    posterior = model.first_stage_model.encode(bypass_picture(photo, pipeline.picture_size))
+    assert torch.allclose(latent, model.params.scale_factor * posterior.mean, atol=1e-5)
+    decoded = pipeline.decode(latent, pipeline.features(photo))[0]
+    exact = model.decode_first_stage(
+        latent, model.first_stage_model.bypass_features(bypass_picture(photo, 64))
+    )
+    assert (decoded.int() - to_bytes(exact)[0].int()).abs().max() <= 1

@@ -47,13 +47,19 @@ class TextTowerParams:
             raise ValueError("the empty prompt needs 2 positions and 3 tokens at least")
 
 
+def normal(*shape: int, deviation: float = 1.0) -> nn.Parameter:
+    """Normal numbers; on the meta device none, where torch would import its whole compiler to draw them."""
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else values.normal_(0.0, deviation))
+
+
 class PackedAttention(nn.Module):
     """Multi-head self-attention with q, k and v in one matrix."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.randn(3 * width, width) * width**-0.5)
+        self.in_proj_weight = normal(3 * width, width, deviation=width**-0.5)
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
@@ -105,11 +111,13 @@ class TextTower(nn.Module):
     def __init__(self, params: TextTowerParams) -> None:
         super().__init__()
         self.params = params
-        self.token_embedding = nn.Embedding(params.vocab_size, params.width)
-        self.positional_embedding = nn.Parameter(torch.randn(params.context_length, params.width) * 0.01)
+        self.token_embedding = nn.Embedding.from_pretrained(
+            normal(params.vocab_size, params.width), freeze=False
+        )
+        self.positional_embedding = normal(params.context_length, params.width, deviation=0.01)
         self.transformer = Transformer(params)
         self.ln_final = nn.LayerNorm(params.width)
-        self.text_projection = nn.Parameter(torch.randn(params.width, params.width) * params.width**-0.5)
+        self.text_projection = normal(params.width, params.width, deviation=params.width**-0.5)
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,16 @@ from tests.nano import nano_adaptor, nano_model
 WAIT = 60
 #: torch's own compiler imports what torch deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_environment() -> Iterator[None]:
+    """The folder of compiled code is the whole process's, and these tests' is gone after them."""
+    before = dict(os.environ)
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 class Plain:

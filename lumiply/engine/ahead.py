@@ -91,15 +91,20 @@ class AheadOfTime:
         return Path(self._temporary.name)
 
     def __call__(self, part: Part, name: str) -> Function:
-        """See `Compiler`. What is there already is loaded at once."""
+        """See `Compiler`. What is there already is loaded at once; if it is damaged, it is made again."""
         description = describe(part)
         key = hashlib.sha256(
             b"\0".join([description, repr(sorted(self._options.items())).encode(), surroundings(part)])
         ).hexdigest()[:20]
         path = self.folder / "parts" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{key}"
-        if not path.is_dir():
-            path.parent.mkdir(exist_ok=True)
-            self._compile(description, path, name)
+        if path.is_dir():
+            try:
+                return load(path, part.network)
+            except Exception as error:
+                log.warning("%s: kept code cannot be loaded (%s) and is made again", name, error)
+                shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(exist_ok=True)
+        self._compile(description, path, name)
         return load(path, part.network)
 
     def _compile(self, description: bytes, path: Path, name: str) -> None:

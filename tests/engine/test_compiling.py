@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from lumiply.engine import ahead
-from lumiply.engine.ahead import AheadOfTime, Layout, describe, load, quick_switching, sweep
+from lumiply.engine.ahead import AheadOfTime, Layout, describe, quick_switching, sweep
 from lumiply.engine.compiling import BackgroundCompiler, CompilationError, Function, Part, Task
 from lumiply.engine.pipeline import Pipeline
 from tests.engine.toy import Toy
@@ -326,8 +327,22 @@ def test_a_batch_of_one_fits_however_its_first_stride_reads():
     assert layout.fit(given) is given
 
 
-def test_damaged_code_is_an_error_not_a_crash(tmp_path):
-    (tmp_path / ahead.FORM).write_text('{"inputs": [], "is_list": false}')
-    (tmp_path / ahead.CODE).write_bytes(b"torn")
-    with pytest.raises(Exception):  # noqa: B017 - whatever torch says of it
-        load(tmp_path, Toy())
+def test_kept_code_that_is_damaged_is_made_again(compiled, tmp_path, monkeypatch, caplog):
+    folder, network, _ = compiled
+    shutil.copytree(folder, tmp_path / "copy")
+    (kept,) = (tmp_path / "copy").rglob("the-toy-part-1-*")
+    whole_code = (kept / ahead.CODE).read_bytes()
+    form = (kept / ahead.FORM).read_text()
+    (kept / ahead.CODE).write_bytes(whole_code[:1000])
+
+    def compile(self: AheadOfTime, description: bytes, path: Path, name: str) -> None:
+        assert not path.exists()
+        path.mkdir()
+        (path / ahead.CODE).write_bytes(whole_code)
+        (path / ahead.FORM).write_text(form)
+
+    monkeypatch.setattr(AheadOfTime, "_compile", compile)
+    encode = AheadOfTime(tmp_path / "copy")(Part(network, "encode", (images(2),)), "the toy, part 1")
+    assert "cannot be loaded" in caplog.text
+    with torch.inference_mode():
+        assert torch.allclose(encode(images(2))[0], network.encode(images(2))[0], atol=1e-5)

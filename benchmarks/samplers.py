@@ -4,7 +4,7 @@
     python -m benchmarks.samplers --model mini --rooms runs/test --count 6
 
 Latents are compared by relative L2 distance, decoded pictures by PSNR, each a mean over photos and colours; where
-photos are rendered rooms (`lumiply rooms`), a last column says how near each picture comes to the rendered truth.
+photos are rendered rooms (`lumiply synth`), a last column says how near each picture comes to the rendered truth.
 """
 
 from __future__ import annotations

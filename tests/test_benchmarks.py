@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, h200, samplers, stream
+from benchmarks import bench, fp8, h200, samplers, stream
 from benchmarks.kernels import kind_of
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
@@ -116,7 +116,11 @@ def test_the_gpu_plan_measures_what_was_compiled_and_what_users_met_meanwhile(tm
         def __call__(self, part, name):
             return getattr(part.network, part.method)
 
+    start = h200.Plan.start
     monkeypatch.setattr(h200, "AheadOfTime", Plain)
+    monkeypatch.setattr(
+        h200.Plan, "start", lambda plan, kind: start(plan, kind) if kind == "converted" else {}
+    )
     h200.main([*TOY[:-1], "on", "--out", str(tmp_path), "--steps", "2", "--sizes", "2", "--budget", "260",
                "--ways", "kernels tuned"])  # fmt: skip
     found = json.loads((tmp_path / "h200.json").read_text())
@@ -143,6 +147,18 @@ def test_kernels_are_known_by_their_names():
         "void cudnn::ops::nchwToNhwcKernel<...>": "layout copies",
     }
     assert {name: kind_of(name) for name in names} == names
+
+
+def test_fp8_products_are_rounded_and_the_pictures_compared(tmp_path, capsys):
+    fp8.main(["--device", "cpu", "--steps", "1", "--colors", "red", "--out", str(tmp_path / "f.json")])
+    found = json.loads((tmp_path / "f.json").read_text())["fp8"]["1"]
+    assert 30 < found["worst_db"] < 90 and 0 < found["latent_relative_error"] < 0.1
+    assert found["products_a_step"] > 50 and "the worst colour" in capsys.readouterr().out
+
+
+def test_fp8_keeps_three_binary_digits_at_the_scale_of_each_row():
+    x = torch.tensor([[448.0, 1.0, 17.0], [0.448, 0.017, 0.0]])
+    assert torch.allclose(fp8.rounded(x), torch.tensor([[448.0, 1.0, 16.0], [0.448, 0.016, 0.0]]))
 
 
 def test_results_are_on_disk_after_every_entry(tmp_path):

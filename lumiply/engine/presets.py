@@ -28,7 +28,7 @@ class Sampling:
 PRESETS: Final[dict[str, Sampling]] = {
     "exact": Sampling("ddim", 50),
     "balanced": Sampling("unipc", 20),
-    "fast": Sampling("dpmpp_2m", 10),
+    "fast": Sampling("unipc", 10),
 }
 
 

@@ -91,7 +91,7 @@ class Pipeline:
             self.network = StepNetwork(model)
             self._read(adaptors)
         self.stepper = Stepper(self.network)
-        self._compiled: dict[tuple[str, int], Function] = {}
+        self._compiled: dict[tuple[str, int], Function] = {}  # stages, by name and batch size
         self._decode_limit = BatchLimit(1, "decoding")  # one fills a processor, and keeps memory low
 
     def _place(self, model: ControlLDM) -> None:
@@ -150,7 +150,8 @@ class Pipeline:
         chosen = self.palette.index(colors)
         hint = hint_picture(photo, self.picture_size).to(self.device, self.dtype)
         hint = hint.contiguous(memory_format=torch.channels_last)
-        features = self._run("hint", self._hint_stage, hint, self.palette.codes[chosen].to(self.dtype))
+        codes = self.palette.codes[chosen].to(self.dtype)
+        features = self._run(("hint", len(codes)), self._hint_stage, hint, codes)
         features = features.contiguous(memory_format=torch.channels_last)
         return StepConditions(features, self._keys_values[chosen])
 
@@ -164,7 +165,8 @@ class Pipeline:
         picture = photo if isinstance(photo, Tensor) else self.bypass_input(photo)
         picture = picture.to(self.device, self.decode_dtype)
         picture = picture.contiguous(memory_format=torch.channels_last)
-        return MergedFeatures(picture, tuple(self._run("features", self._picture_stage.features, picture)))
+        levels = self._run(("features", len(picture)), self._picture_stage.features, picture)
+        return MergedFeatures(picture, tuple(levels))
 
     @torch.inference_mode()
     def encode(self, picture: Image.Image) -> Tensor:
@@ -242,14 +244,12 @@ class Pipeline:
     def _decode(self, latents: Tensor, features: MergedFeatures) -> Tensor:
         z = (latents / self.params.scale_factor).to(self.decode_dtype)
         z = z.contiguous(memory_format=torch.channels_last)
-        decoded: Tensor = self._run(
-            "decoder", self._picture_stage.decode, z, features.image, list(features.levels)
-        )
+        inputs = z, features.image, list(features.levels)
+        decoded: Tensor = self._run(("decoder", len(z)), self._picture_stage.decode, *inputs)
         return decoded
 
-    def _run(self, name: str, plain: Function, *inputs: Any) -> Any:
-        """The compiled form of a stage for inputs of this size, or, without one or if it fails, the plain one."""
-        key = name, len(inputs[0] if name != "hint" else inputs[1])
+    def _run(self, key: tuple[str, int], plain: Function, *inputs: Any) -> Any:
+        """The compiled form of a stage at a batch size, or, without one or if it fails, the plain one."""
         compiled = self._compiled.get(key)
         if compiled is not None:
             try:
@@ -257,7 +257,7 @@ class Pipeline:
             except torch.OutOfMemoryError:
                 raise
             except Exception:
-                log.exception("the compiled %s failed and is not used any more", name)
+                log.exception("the compiled %s of %d failed and is not used any more", *key)
                 del self._compiled[key]
         return plain(*inputs)
 

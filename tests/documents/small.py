@@ -33,6 +33,7 @@ ADDED: Final = {
     "python -m benchmarks": "--quick --device cpu",
     "python -m benchmarks.cluster_throughput": f"{NANO} --jobs 1 --size 64 --replicas 1",
     "python -m benchmarks.finetune_memory": "--device cpu --steps 1 --batch 1",
+    "python -m benchmarks.finetune_memory --device": "--tiny --steps 1 --batch 1",
     "python -m benchmarks.fp8": "--device cpu --steps 1 --colors red",
     "python -m benchmarks.h200 --model nano": "--sizes 1 --budget 8",
     "python -m benchmarks.h200 --out": f"{NANO} --compile off --budget 0",

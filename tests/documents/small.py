@@ -36,7 +36,7 @@ ADDED: Final = {
     "python -m benchmarks.finetune_memory --device": "--tiny --steps 1 --batch 1",
     "python -m benchmarks.fp8": "--device cpu --steps 1 --colors red",
     "python -m benchmarks.h200 --model nano": "--sizes 1 --budget 8",
-    "python -m benchmarks.h200 --out": f"{NANO} --compile off --budget 0",
+    "python -m benchmarks.h200": f"{NANO} --compile off --budget 0 --out runs/toy",
     "python -m benchmarks.samplers": "--device cpu --quick --colors red --count 1",
     "python -m benchmarks.scaling": "--gpus 1 2 --jobs 300",
     # at a nano model's service times an hour holds too many jobs

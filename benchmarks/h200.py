@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -352,6 +353,20 @@ class Plan:
         print(f"\n{table(['', 'measured', 'bar', ''], rows)}\n", flush=True)
 
 
+@contextmanager
+def telling(name: str) -> Iterator[None]:
+    """Print what a logger says meanwhile, the details of failed compilations included."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -371,14 +386,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds in all")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("lumiply").setLevel(logging.DEBUG)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     folder = Path(tempfile.mkdtemp(prefix="lumiply-h200-"))
     plan = Plan(given, folder)
     try:
-        plan.run()
+        with telling("lumiply.engine"):
+            plan.run()
     finally:
         for compiler in plan.compilers:
             compiler.close()

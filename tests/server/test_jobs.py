@@ -270,9 +270,10 @@ def test_a_storm_of_requests_for_the_same_jobs_leaves_order_behind(
     assert site.jobs._under_way == {} and site.jobs._active == {}  # nothing is left behind in memory either
     for number in range(3):
         job_id = f"job-{number}"
-        assert post(app.test_client(), job_id=job_id, image=photo_bytes(red=120)).status_code == 200
+        # a photo that the storm had not: of one that it had, some colours may be stored, and no more are rendered
+        assert post(app.test_client(), job_id=job_id, image=photo_bytes(red=60)).status_code == 200
         names = [PHOTO_NAME, *map(output_name, COLORS)]
-        assert [red_of(app, name, job_id) for name in names] == pytest.approx([120] * 8, abs=4)
+        assert [red_of(app, name, job_id) for name in names] == pytest.approx([60] * 8, abs=4)
     assert not list(settings.results_dir.glob("*/.*.part"))
 
 

@@ -39,6 +39,8 @@ class CrossAttention(nn.Module):
     """Attention from feature-map tokens to a context, or to themselves; q, k and v have no bias."""
 
     packed: Tensor | None
+    #: Takes the place of `packed` where q, k and v are computed in another precision.
+    to_qkv: nn.Module | None
 
     def __init__(self, width: int, context_width: int, head_width: int) -> None:
         super().__init__()
@@ -50,6 +52,7 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_width, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
         self.register_buffer("packed", None, persistent=False)
+        self.register_module("to_qkv", None)
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """context (b, m, context_width) -> what `forward` takes, each (b, m, width)."""
@@ -68,7 +71,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
         """x (b, n, width), keys and values of a context or None for self-attention -> (b, n, width)."""
-        if keys_values is None and self.packed is not None:
+        if keys_values is None and self.to_qkv is not None:
+            q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        elif keys_values is None and self.packed is not None:
             q, k, v = F.linear(x, self.packed).chunk(3, dim=-1)
         else:
             q = self.to_q(x)

@@ -185,10 +185,11 @@ def load(path: Path, network: nn.Module) -> Function:
     with contextlib.suppress(OSError):
         os.utime(path)
     form = json.loads((path / FORM).read_text())
+    state = state_of(network)
+    weights = [state[name] for name in form["weights"]]
     layouts, is_list = [Layout(*fields) for fields in form["inputs"]], form["is_list"]
     with _LOADING, quick_switching():
         compiled = CompiledArtifact.load(path=str(path / CODE), format="binary")
-    weights = list(state_of(network).values())
 
     def run(*inputs: Any) -> Any:
         fitting = [layout.fit(given) for layout, given in zip(layouts, tree_leaves(inputs), strict=True)]
@@ -320,9 +321,14 @@ def compile_part(description: bytes, options: Mapping[str, Any], path: Path) -> 
         inputs = part.resolved()
         state = state_of(part.network)
         program = torch.export.export(_Bound(part), (state, inputs), strict=False)
-    layouts = [Layout.of(tensor) for tensor in tree_leaves(inputs)]
-    form = {"inputs": layouts, "is_list": program.call_spec.out_spec.num_children > 0}
-    tensors: list[Any] = [_random(tensor) for tensor in tree_leaves((state, inputs))]
+    used = drop_unused(program.graph_module, len(state))
+    form = {
+        "weights": [name for name, is_used in zip(state, used, strict=True) if is_used],
+        "inputs": [Layout.of(tensor) for tensor in tree_leaves(inputs)],
+        "is_list": program.call_spec.out_spec.num_children > 0,
+    }
+    weights = [state[name] for name in form["weights"]]
+    tensors: list[Any] = [_random(tensor) for tensor in tree_leaves((weights, inputs))]
     with torch.no_grad():
         compiled: Any = standalone_compile(
             program.graph_module, tensors, dynamic_shapes="from_example_inputs", options=dict(options)
@@ -340,9 +346,24 @@ def compile_part(description: bytes, options: Mapping[str, Any], path: Path) -> 
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def drop_unused(graph_module: torch.fx.GraphModule, count: int) -> list[bool]:
+    """Take those of the graph's first `count` inputs that it does not use from it; which of them it does use."""
+    places = [node for node in graph_module.graph.nodes if node.op == "placeholder"][:count]
+    used = [bool(node.users) for node in places]
+    for node, is_used in zip(places, used, strict=True):
+        if not is_used:
+            graph_module.graph.erase_node(node)
+    graph_module.recompile()
+    return used
+
+
 def _random(like: Tensor) -> Tensor:
     tensor = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
-    return tensor.normal_(0.0, 0.02) if tensor.is_floating_point() else tensor.zero_()
+    if not tensor.is_floating_point():
+        return tensor.zero_()
+    if tensor.itemsize == 1:  # float8, which is not drawn
+        return tensor.copy_(torch.randn(like.shape, device=like.device))
+    return tensor.normal_(0.0, 0.02)
 
 
 def end_with(parent: int) -> None:

@@ -272,9 +272,9 @@ class Pipeline:
         noise = torch.randn(batch, channels, side, side, device=self.device, dtype=dtype)
         return noise.contiguous(memory_format=torch.channels_last)
 
-    def _step_task(self, size: int) -> Task:
-        """ControlNet and UNet apart: on a GPU they run on streams of their own."""
-        network, params = self.network, self.params
+    def _step_task(self, size: int, network: StepNetwork | None = None) -> Task:
+        """Of another network if one is given; ControlNet and UNet apart: a GPU runs them on streams of their own."""
+        network, params = network or self.network, self.params
 
         def inputs() -> tuple[Tensor, ...]:
             return (

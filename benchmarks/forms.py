@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ PRODUCTS_TUNED: Final = {"max_autotune_gemm": True, "max_autotune_gemm_backends"
 #: Timesteps at which the largest inputs are looked for.
 SEEN_AT: Final = (981, 781, 581, 381, 181, 1)
 MIXED: Final = "mixed"
+#: Float8 rounds numbers that differ by little to some that differ by an eighth; figures say how near a form is.
+TOLERANCE: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class Plan:
                 self.quick[name] = quick
                 ready[name] = time.perf_counter() - began
 
-            task = type(task)(form.name, task.inputs, task.parts, task.assemble, task.plain, keep)
+            task = replace(task, name=form.name, install=keep, tolerance=TOLERANCE)
             cache = AheadOfTime(self.folder / "cache", options=form.options)
             self.compilers[form.name] = BackgroundCompiler([task], cache, slots=len(task.parts))
         until = self.given.budget * self.given.share

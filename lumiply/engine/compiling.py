@@ -62,6 +62,7 @@ class Task:
         assemble: makes the quick function of the compiled parts.
         plain: the same function as it stands.
         install: takes the quick one, which has then run once and agreed with `plain`.
+        tolerance: the largest relative error that is no disagreement.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Task:
     assemble: Callable[[Sequence[Function]], Function]
     plain: Function
     install: Callable[[Function], None]
+    tolerance: float = TOLERANCE
 
 
 class Compiler(Protocol):
@@ -159,8 +161,10 @@ class BackgroundCompiler:
             raise CompilationError("the engine is closing")
         quick, inputs = task.assemble(functions), task.inputs()
         error = relative_error(quick(*inputs), task.plain(*inputs))
-        if not error < TOLERANCE:  # nor when it is no number
-            raise CompilationError(f"compiled, it is {error:.3g} from what it was, more than {TOLERANCE}")
+        if not error < task.tolerance:  # nor when it is no number
+            raise CompilationError(
+                f"compiled, it is {error:.3g} from what it was, more than {task.tolerance}"
+            )
         return lambda: task.install(quick)
 
 

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 LIMIT_S: Final = 1800.0
 #: A part that was not loaded for as long is removed.
 KEPT_S: Final = 60 * 24 * 3600.0
+#: Seconds between two looks whether what is waited for is still wanted.
+LOOK_S: Final = 0.5
 #: Files of a compiled part: its code, and what goes in and comes out.
 CODE: Final = "code"
 FORM: Final = "form.json"
@@ -104,8 +107,24 @@ class AheadOfTime:
                 log.warning("%s: kept code cannot be loaded (%s) and is made again", name, error)
                 shutil.rmtree(path, ignore_errors=True)
         path.parent.mkdir(exist_ok=True)
-        self._compile(description, path, name)
+        with self._alone_with(path):
+            if not path.is_dir():
+                self._compile(description, path, name)
         return load(path, part.network)
+
+    @contextlib.contextmanager
+    def _alone_with(self, path: Path) -> Iterator[None]:
+        """Of several engines on a machine, such as a replica for each GPU, one compiles it and the others wait."""
+        lock = FileLock(path.parent / f".{path.name}.lock")
+        while not lock.is_locked:
+            if self._closed:
+                raise CompilationError("the engine is closing")
+            with contextlib.suppress(Timeout):
+                lock.acquire(LOOK_S)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _compile(self, description: bytes, path: Path, name: str) -> None:
         with tempfile.TemporaryDirectory(prefix="lumiply-part-") as folder:

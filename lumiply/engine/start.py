@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -134,16 +135,24 @@ def read_adaptors(files: WeightFiles) -> dict[str, Adaptor]:
     return {color: read_adaptor(path, params) for color, path in files.adaptors.items()}
 
 
-def speed_up(pipeline: Pipeline, settings: Settings) -> BackgroundCompiler | None:
-    """Begin what makes steps quicker without making anyone wait, as `settings.compile` says."""
+def speed_up(
+    pipeline: Pipeline, settings: Settings, *, sizes: Sequence[int] | None = None, slots: int | None = None
+) -> BackgroundCompiler | None:
+    """Begin what makes steps quicker without making anyone wait, as `settings.compile` says.
+
+    Args:
+        sizes: batches to compile; by default those of `COMPILED_SIZES` that can occur.
+        slots: see `BackgroundCompiler`.
+    """
     on_gpu = pipeline.device.type == "cuda"
     if settings.compile == "off" or (settings.compile == "auto" and not on_gpu):
         return None
     if on_gpu:
         pipeline.stepper.capture_with(CudaCapture())
-    largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
-    sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]
-    return BackgroundCompiler(pipeline.compile_tasks(sizes), AheadOfTime(settings.cache_dir))
+    if sizes is None:
+        largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
+        sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]
+    return BackgroundCompiler(pipeline.compile_tasks(sizes), AheadOfTime(settings.cache_dir), slots=slots)
 
 
 def device_name(device: torch.device) -> str:

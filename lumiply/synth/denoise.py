@@ -23,20 +23,20 @@ LIGHT_SIGMA = 1.2
 
 
 def denoise(radiance: Tensor, albedo: Tensor, normals: Tensor, depth: Tensor) -> Tensor:
-    """Smooth the noise of a path-traced picture.
+    """Smooth the noise of b path-traced pictures.
 
     Args:
-        radiance: (3, H, W) linear, 0 upwards.
-        albedo: (3, H, W) without noise.
-        normals: (3, H, W) unit vectors, shorter on edges.
-        depth: (H, W) distance to the first surface.
+        radiance: (b, 3, H, W) linear, 0 upwards.
+        albedo: (b, 3, H, W) without noise.
+        normals: (b, 3, H, W) unit vectors, shorter on edges.
+        depth: (b, 1, H, W) distance to the first surface.
 
     Returns:
-        (3, H, W) radiance.
+        (b, 3, H, W) radiance.
     """
     base = albedo.clamp_min(ALBEDO_FLOOR)
     light = radiance / base
-    guides = torch.cat([normals / NORMAL_SIGMA, albedo / ALBEDO_SIGMA, depth.log()[None] / DEPTH_SIGMA])
+    guides = torch.cat([normals / NORMAL_SIGMA, albedo / ALBEDO_SIGMA, depth.log() / DEPTH_SIGMA], dim=1)
     for level in range(LEVELS):
         light = _pass(light, guides, 2**level, LIGHT_SIGMA * 0.5**level)
     return light * base
@@ -44,25 +44,18 @@ def denoise(radiance: Tensor, albedo: Tensor, normals: Tensor, depth: Tensor) ->
 
 def _pass(light: Tensor, guides: Tensor, step: int, sigma: float) -> Tensor:
     """One pass of the filter with holes of `step` pixels."""
-    height, width = light.shape[1:]
-    margin = 2 * step
-    wide_light, wide_guides = (
-        functional.pad(x[None], (margin,) * 4, mode="replicate")[0] for x in (light, guides)
-    )
-    level = light.mean(dim=0)
-    spread = sigma * (functional.avg_pool2d(level[None], 5, 1, 2, count_include_pad=False)[0] + 1e-4)
+    height, width = light.shape[2:]
+    wide_light, wide_guides = (functional.pad(x, (2 * step,) * 4, mode="replicate") for x in (light, guides))
+    level = light.mean(dim=1, keepdim=True)
+    spread = sigma * (functional.avg_pool2d(level, 5, 1, 2, count_include_pad=False) + 1e-4)
     total, weights = torch.zeros_like(light), torch.zeros_like(level)
     for row in range(5):
         for column in range(5):
-            window = (
-                slice(None),
-                slice(row * step, row * step + height),
-                slice(column * step, column * step + width),
-            )
+            top, left = row * step, column * step
+            window = (..., slice(top, top + height), slice(left, left + width))
             near_light, near_guides = wide_light[window], wide_guides[window]
-            distance = ((near_guides - guides) ** 2).sum(dim=0) + (
-                (near_light.mean(dim=0) - level) / spread
-            ) ** 2
+            distance = (near_guides - guides).square().sum(dim=1, keepdim=True)
+            distance += ((near_light.mean(dim=1, keepdim=True) - level) / spread).square()
             weight = KERNEL[row] * KERNEL[column] * torch.exp(-distance)
             total, weights = total + weight * near_light, weights + weight
     return total / weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lumiply.files import written_whole
 from lumiply.synth import scene as scenes
@@ -154,13 +156,14 @@ class Renderer:
 
         with_lamp = self._first_hits(scene)
         self._shine(switches, lights, scenes.AMBIENT_LIGHTS)
-        ambient = self._trace(scene, with_lamp, spec.seed)
+        noisy = [self._trace(scene, with_lamp, spec.seed)]
         self._shine(switches, lights, scenes.LAMP_LIGHTS)
-        lamp = self._trace(scene, with_lamp, spec.seed + 1)
+        noisy.append(self._trace(scene, with_lamp, spec.seed + 1))
         self._take_out_lamp(switches)
         self._shine(switches, lights, scenes.AMBIENT_LIGHTS)
         without_lamp = self._first_hits(scene)
-        empty = self._trace(scene, without_lamp, spec.seed)
+        noisy.append(self._trace(scene, without_lamp, spec.seed))
+        ambient, lamp, empty = self._smoothed(noisy, [with_lamp, with_lamp, without_lamp])
         alpha, flat = self._lamp_sprite(with_lamp, without_lamp)
         return RoomLayers(
             ambient=ambient, ambient_without_lamp=empty, lamp=lamp, lamp_alpha=alpha, lamp_flat=flat
@@ -185,27 +188,35 @@ class Renderer:
         switches.update()
 
     def _trace(self, scene: Any, guides: _Guides, seed: int) -> Image:
-        """Path-trace the scene under the lights that are on: (H, W, 3)."""
+        """Path-trace the scene under the lights that are on: (H, W, 3), noisy."""
         mi: Any = self._mi
         picture = np.array(mi.render(scene, spp=self.samples, seed=seed), dtype=np.float32)
         albedo, glow = (np.array(guide, dtype=np.float32) for guide in (guides.albedo, guides.glow))
-        noisy = remove_fireflies(picture, albedo, glow[..., 0] > 0)
-        if self.denoise is False:
-            return noisy
-        if self._optix is None:
-            return self._filter(noisy, guides)
-        smooth = self._optix(mi.TensorXf(noisy), albedo=guides.albedo, normals=guides.normals)
-        return np.clip(np.nan_to_num(np.array(smooth, dtype=np.float32)), 0, None)
+        return remove_fireflies(picture, albedo, glow[..., 0] > 0)
 
-    def _filter(self, noisy: Image, guides: _Guides) -> Image:
-        """The wavelet filter, on the GPU where Mitsuba runs there."""
-        device = "cuda" if self._mi.variant().startswith("cuda") and torch.cuda.is_available() else "cpu"
-        images = [noisy] + [
-            np.array(guide, dtype=np.float32) for guide in (guides.albedo, guides.normals, guides.depth)
+    def _smoothed(self, noisy: Sequence[Image], guides: Sequence[_Guides]) -> list[Image]:
+        """Layers without their noise, each by its own guides; as they are if that is what was asked for."""
+        mi: Any = self._mi
+        if self.denoise is False:
+            return list(noisy)
+        if self._optix is None:
+            return self._filtered(noisy, guides)
+        smooth = [
+            self._optix(mi.TensorXf(layer), albedo=guide.albedo, normals=guide.normals)
+            for layer, guide in zip(noisy, guides, strict=True)
         ]
-        planes = [torch.from_numpy(image).to(device).permute(2, 0, 1) for image in images]  # h w c -> c h w
-        smooth = denoise(planes[0], planes[1], planes[2], planes[3][0])
-        return smooth.permute(1, 2, 0).cpu().numpy()
+        return [np.clip(np.nan_to_num(np.array(layer, dtype=np.float32)), 0, None) for layer in smooth]
+
+    def _filtered(self, noisy: Sequence[Image], guides: Sequence[_Guides]) -> list[Image]:
+        """The wavelet filter over all layers at once, on the GPU where Mitsuba runs there."""
+        device = "cuda" if self._mi.variant().startswith("cuda") and torch.cuda.is_available() else "cpu"
+        planes = [
+            _planes([np.array(getattr(guide, name), dtype=np.float32) for guide in guides])
+            for name in ("albedo", "normals", "depth")
+        ]
+        layers = [_planes(noisy), planes[0], planes[1], planes[2][:, :1]]
+        smooth = denoise(*(layer.to(device) for layer in layers)).cpu()
+        return list(smooth.permute(0, 2, 3, 1).numpy())  # b c h w -> b h w c
 
     def _first_hits(self, scene: Any) -> _Guides:
         """Follow a regular grid of rays per pixel to the first surface."""
@@ -255,6 +266,11 @@ class Renderer:
         total = np.array(self._mean(present.studio * covered), dtype=np.float32)
         flat = np.where(alpha[..., None] > 0, total / np.maximum(alpha[..., None], 1e-6), 0)
         return alpha, np.clip(flat, 0, 1).astype(np.float32)
+
+
+def _planes(images: Sequence[Image]) -> Tensor:
+    """b images (H, W, c) -> (b, c, H, W)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def remove_fireflies(

@@ -120,7 +120,7 @@ class PairDataset(IterableDataset[PairBatch]):
         done = 0
         while self.length is None or done < self.length:
             if self.refresh_every and done % self.refresh_every == 0:
-                self.pool.refresh(most=128)
+                self.pool.refresh(wait=False)
             index = torch.randint(len(self.pool), (self.batch,), generator=generator, device=self.pool.device)
             yield draw_pairs(self.pool.layers(index), self.options, generator, self.fixed_colors)
             done += 1

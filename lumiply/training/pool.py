@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Channels of one stored room: two ambient layers, the lamp, the flat lamp (3 each), and its coverage.
 ROOM_CHANNELS = 13
-#: Files read side by side, and rooms normalised together.
-READERS, READ_AT_ONCE = 8, 64
+#: Files read side by side, rooms normalised together, and rooms that may have been read and not taken in yet.
+READERS, READ_AT_ONCE, READ_AHEAD = 8, 64, 256
 #: What half precision holds, with room to spare.
 LARGEST = 6e4
 
@@ -40,25 +41,34 @@ class RoomPool:
         self._layers = torch.empty(capacity, ROOM_CHANNELS, size, size, dtype=torch.float16, device=device)
         self._names: list[str] = []
         self._seen: set[str] = set()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="rooms")
+        self._reading: deque[tuple[Path, Future[RoomLayers | None]]] = deque()
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def refresh(self, most: int | None = None) -> int:
-        """Take in files that are new in the folder, `most` of them at the most; return how many were usable.
+    def refresh(self, *, wait: bool = True) -> int:
+        """Take in files that are new in the folder; return how many were usable.
 
         A file of another size, or with numbers that are not finite, is skipped and said once.
+
+        Args:
+            wait: False takes those that have been read by now, lets others be read meanwhile, and returns at once.
         """
-        new = [path for path in sorted(self.folder.glob("room_*.npz")) if path.name not in self._seen]
-        new = new[: min(self.capacity - len(self), len(new) if most is None else most)]
+        new = deque(path for path in sorted(self.folder.glob("room_*.npz")) if path.name not in self._seen)
         before = len(self)
-        with ThreadPoolExecutor(READERS) as readers:
-            for start in range(0, len(new), READ_AT_ONCE):
-                part = new[start : start + READ_AT_ONCE]
-                self._take(
-                    [(path, rooms) for path, rooms in zip(part, readers.map(self._read, part), strict=True)]
-                )
-        return len(self) - before
+        while True:
+            while new and len(self._reading) < READ_AHEAD and len(self) + len(self._reading) < self.capacity:
+                path = new.popleft()
+                self._seen.add(path.name)
+                self._reading.append((path, self._readers.submit(self._read, path)))
+            read = []
+            while len(read) < READ_AT_ONCE and self._reading and (wait or self._reading[0][1].done()):
+                path, room = self._reading.popleft()
+                read.append((path, room.result()))
+            if not read:
+                return len(self) - before
+            self._take(read)
 
     def wait_for(self, count: int, *, timeout: float, poll: float = 0.5) -> None:
         """Take in files until there are `count` rooms.
@@ -84,7 +94,6 @@ class RoomPool:
 
     def _read(self, path: Path) -> RoomLayers | None:
         """The file's layers, or None for another size."""
-        self._seen.add(path.name)
         room = RoomLayers.load(path, half=True)  # the device widens it
         if room.ambient.shape[:2] == (self.size, self.size):
             return room

@@ -84,8 +84,23 @@ class Stage(pl.LightningModule):
         """Batches are made on the device that trains."""
         return batch
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By norm; Lightning's own refuses fused optimisers in mixed precision, also where nothing is scaled."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(list(self.trained()), float(gradient_clip_val))
+
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.trained(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        fused = (
+            self.device.type == "cuda" or None
+        )  # one kernel for all tensors; None leaves the choice to torch
+        optimizer = torch.optim.AdamW(
+            self.trained(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.budget.learning_rate_factor(step, self.elapsed())
         )

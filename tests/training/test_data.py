@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def test_the_pool_takes_in_files_that_come_later_and_each_once(pool, rooms):
 def test_the_pool_stops_at_its_capacity(rooms):
     pool = RoomPool(rooms, capacity=4, size=SIZE, device="cpu")
     assert pool.refresh() == 4 and pool.refresh() == 0
+
+
+def test_training_does_not_wait_for_rooms_that_are_being_read(rooms, monkeypatch):
+    pool, may_read = RoomPool(rooms, capacity=16, size=SIZE, device="cpu"), threading.Event()
+    read = pool._read
+    monkeypatch.setattr(pool, "_read", lambda path: read(path) if may_read.wait(60) else None)
+    assert pool.refresh(wait=False) == 0
+    may_read.set()
+    assert pool.refresh() == 6 and pool.refresh() == 0
 
 
 def test_rooms_of_another_size_or_not_finite_are_skipped_and_said(rooms, caplog):

@@ -63,7 +63,7 @@ class RoomPool:
                 path = new.popleft()
                 self._seen.add(path.name)
                 self._reading.append((path, self._readers.submit(self._read, path)))
-            read = []
+            read: list[tuple[Path, RoomLayers | None]] = []
             while len(read) < READ_AT_ONCE and self._reading and (wait or self._reading[0][1].done()):
                 path, room = self._reading.popleft()
                 read.append((path, room.result()))

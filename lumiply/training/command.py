@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,24 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "--render", type=click.IntRange(0), default=0, help="Render so many rooms first, where missing."
 )
 @click.option("--render-samples", type=click.IntRange(1), default=32, help="Light paths a pixel of these.")
+@click.option(
+    "--renderers",
+    type=click.IntRange(0),
+    default=0,
+    help="Processes that render these beside training; 0 renders before it.",
+)
+@click.option(
+    "--render-on",
+    default="",
+    help="GPUs that these processes take in turn, as 0,1.",
+)
+@click.option("--first-room", type=click.IntRange(0), default=0, help="Seed of the first room to render.")
+@click.option(
+    "--blend",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    help="Share of the refined weights; the rest are those that refinement began with.",
+)
 @click.option("--seed", type=int, default=0, help="Of the weights, the pairs and the noise.")
 @click.option(
     "--compile/--eager", "compiled", default=False, help="Fuse the diffusion stages (GPU, minutes)."
@@ -51,13 +72,17 @@ def main(
     batch: int | None,
     render: int,
     render_samples: int,
+    renderers: int,
+    render_on: str,
+    first_room: int,
     **plan_options: Any,
 ) -> None:
     """Train STAGES (all of them by default, in this order: autoencoder, base, refine, adaptors).
 
     Each stage goes on from the weights that OUT holds.
     """
-    from lumiply.training.mini import STAGES, MiniPlan, MiniTraining, new_renderer, render_rooms
+    from lumiply.training.mini import STAGES, MiniPlan, MiniTraining, new_renderer, render_rooms, room_orders
+    from lumiply.training.renderers import Renderers
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     plan = MiniPlan(
@@ -70,10 +95,17 @@ def main(
         **plan_options,
     )
     try:
-        if render:
-            render_rooms(plan, render, lambda: new_renderer(plan, render_samples))
-        training = MiniTraining(plan)
-        for stage in stages or STAGES:
-            getattr(training, stage)()
+        with contextlib.ExitStack() as stack:
+            check = None
+            if render and renderers:
+                orders = room_orders(plan, render, render_samples, first_room)
+                devices = [device for device in render_on.split(",") if device]
+                check = stack.enter_context(Renderers(orders, renderers, devices)).check
+                plan = replace(plan, wait=math.inf)  # as long as one of them renders
+            elif render:
+                render_rooms(plan, render, lambda: new_renderer(plan, render_samples), first_room)
+            training = MiniTraining(plan, check)
+            for stage in stages or STAGES:
+                getattr(training, stage)()
     except (LumiplyError, RendererUnavailable) as error:
         raise click.ClickException(str(error)) from error

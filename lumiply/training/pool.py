@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class RoomPool:
                 path = new.popleft()
                 self._seen.add(path.name)
                 self._reading.append((path, self._readers.submit(self._read, path)))
-            read = []
+            read: list[tuple[Path, RoomLayers | None]] = []
             while len(read) < READ_AT_ONCE and self._reading and (wait or self._reading[0][1].done()):
                 path, room = self._reading.popleft()
                 read.append((path, room.result()))
@@ -70,8 +71,18 @@ class RoomPool:
                 return len(self) - before
             self._take(read)
 
-    def wait_for(self, count: int, *, timeout: float, poll: float = 0.5) -> None:
+    def wait_for(
+        self,
+        count: int,
+        *,
+        timeout: float,
+        poll: float = 0.5,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """Take in files until there are `count` rooms.
+
+        Args:
+            check: asked while it waits; may raise what makes waiting vain.
 
         Raises:
             UserError: the folder does not have that many after `timeout` seconds.
@@ -79,6 +90,8 @@ class RoomPool:
         deadline = time.monotonic() + timeout
         while len(self) < count:
             if self.refresh() == 0:
+                if check is not None:
+                    check()
                 if time.monotonic() > deadline:
                     raise UserError(
                         f"{self.folder} holds {len(self)} usable rooms of {self.size} x {self.size}, {count} are "

@@ -11,7 +11,8 @@ NANO: Final = "--model nano --device cpu"
 TRAINING: Final = "--rooms runs/train --validation runs/validation"
 TUNING: Final = "--device cpu --workers 0 --epochs 1 --batch 64 --picture-steps 1"
 STAGES: Final = (
-    "--device cpu --precision 32-true --steps 1 --batch 6 --least-rooms 1 --validation-rooms 1 --minutes 1"
+    "--device cpu --precision 32-true --steps 1 --batch 6 --least-rooms 1 --validation-rooms 1 --minutes 1 "
+    "--eager --render 1 --renderers 0 --render-samples 1"
 )
 
 #: By the longest beginning that fits. Of an option that is given twice, the later one counts.
@@ -52,7 +53,6 @@ ADDED: Final = {
 
 #: What a sentence names by its first words, as a whole line.
 WHOLE: Final = {
-    "CUDA_VISIBLE_DEVICES=1 lumiply synth ...": "CUDA_VISIBLE_DEVICES=1 lumiply synth --out runs/second",
     "hf auth login": "hf auth login --help",
     "lumiply COMMAND --help": "lumiply relight --help",
     "lumiply synth": "lumiply synth --out runs/rooms",

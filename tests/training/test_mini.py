@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from lumiply.synth.render import RoomLayers
 from lumiply.synth.rooms import sample_room
 from lumiply.training.command import main
-from lumiply.training.mini import STAGES, MiniPlan, render_rooms
+from lumiply.training.mini import STAGES, MiniPlan, blended, render_rooms, room_orders
 from tests.training.conftest import made_up_room
 
 
@@ -53,6 +54,22 @@ def test_rooms_that_are_there_are_not_rendered_again(plan):
     again = MadeUpRenderer()
     render_rooms(plan, 3, lambda: again)
     assert again.asked == [sample_room(2, "train")]
+
+
+def test_rooms_that_are_rendered_beside_training_are_the_same_ones(plan):
+    validation, train = room_orders(plan, 3, samples=16, first=100)
+    assert (validation.split, validation.first, validation.count) == ("validation", 0, plan.validation_rooms)
+    assert (train.split, train.first, train.count, train.samples) == ("train", 100, 3, 16)
+    assert train.folder == plan.rooms and validation.folder == plan.validation
+
+
+def test_blended_weights_lie_between_those_before_and_those_after():
+    before, after = {"w": torch.tensor([0.0, 2.0]).half()}, {"w": torch.tensor([1.0, -2.0]).half()}
+    assert torch.equal(blended(before, after, 0.25)["w"], torch.tensor([0.25, 1.0]).half())
+    assert torch.equal(blended(before, after, 1.0)["w"], after["w"])
+    assert torch.equal(blended(before, after, 0.0)["w"], before["w"])
+    with pytest.raises(ValueError, match="from 0 to 1, got 1.5"):
+        blended(before, after, 1.5)
 
 
 def test_without_rooms_the_command_says_what_to_do(tmp_path):

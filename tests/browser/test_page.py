@@ -299,6 +299,66 @@ def test_when_all_is_there_the_keyboard_stands_on_the_palette(
     assert page.chosen == "red"
 
 
+def test_the_keyboard_never_falls_off_the_page(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine)).drop().wait_view("edit")
+    page.press(page.find("#relight"), Keys.ENTER).wait_view("done")
+    page.press(page.find("#change"), Keys.ENTER).wait_view("edit")
+    assert page.focused == "edit-title"
+    page.press(page.find("#relight"), Keys.ENTER).wait_view("done")
+    page.press(page.find("[data-in=done] [data-do=other]"), Keys.ENTER).wait_view("empty")
+    assert page.focused == "file"
+    page.press(page.find("#rooms li:nth-child(2) .remove"), Keys.ENTER)
+    page.wait(lambda: len(page.all("#rooms li")) == 1, "not forgotten")
+    assert page.chrome.switch_to.active_element == page.find("#rooms .remove")  # the neighbour's
+    page.press(page.find("#rooms .remove"), Keys.ENTER)
+    page.wait(lambda: page.focused == "file", "on nothing")
+
+
+def test_while_it_works_the_time_is_shown_and_afterwards_the_model(serve: Serve, visit: Visit) -> None:
+    engine = FakeEngine(manual=True)
+    page = visit(serve(engine)).drop().wait_view("edit").click("#relight").wait_view("busy")
+    page.wait(
+        lambda: page.find("#stage-text").text == "All seven colours at once", "it does not say what it does"
+    )
+    page.wait(lambda: page.find("#clock").text == "0:02", "the clock stands")
+    engine.wait_for(1).finish()
+    page.wait_view("done")
+    assert page.find("#made-by").text == "Rendered by fake at 64 × 64 pixels."
+    assert page.reload().wait_view("done").find("#made-by").is_displayed()
+
+
+def test_a_photo_whose_kind_the_system_does_not_know_is_tried(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).drop(name="room.jfif", type="").wait_view("edit")
+    assert page.pixel("#photo") == [200, 100, 50]
+
+
+def test_another_photo_that_comes_while_one_is_being_drawn_wins(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).drop(photo_bytes(size=(4000, 3000))).wait_view("edit")
+    page.chrome.execute_script("for (const id of ['relight', 'home']) document.getElementById(id).click()")
+    assert page.view == "empty"
+    page.drop(photo_bytes(red=20)).wait_view("edit").click("#relight").wait_view("done")
+    assert [render.photo.getpixel((0, 0))[0] for render in engine.renders] == [20]
+    assert not page.find("#notice").is_displayed()
+
+
+def test_where_the_browser_forbids_storage_the_page_works_for_this_visit(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    forbidden = """for (const name of ["sessionStorage", "localStorage", "indexedDB"])
+      Object.defineProperty(window, name, {get() { throw new DOMException("denied", "SecurityError"); }});"""
+    server = serve(engine, Guard("sesame").around)
+    with visit(server).always(forbidden):
+        page = visit(server, "?token=sesame").relight()
+        assert page.ready() == list(COLORS)
+        assert len(page.all("#rooms li")) == 1
+        page.click("#language")
+        assert page.find("#light-name").text == "흰색 조명"
+
+
 def test_behind_the_token_there_is_only_the_question_for_it(
     serve: Serve, visit: Visit, engine: FakeEngine
 ) -> None:

@@ -1,5 +1,7 @@
 // The server, as this page sees it. Addresses are relative, so that the page works behind any prefix.
 
+import { recall, remember } from "./visit.js";
+
 const TOKEN = "lumiply.token";
 const RESULTS = "/static/inference/";
 
@@ -22,11 +24,11 @@ export function takeToken() {
 }
 
 export function setToken(token) {
-  sessionStorage.setItem(TOKEN, token);
+  remember(TOKEN, token);
 }
 
 function headers() {
-  const token = sessionStorage.getItem(TOKEN);
+  const token = recall(TOKEN);
   return { "ngrok-skip-browser-warning": "true", ...(token ? { Authorization: `Bearer ${token}` } : {}) };
 }
 

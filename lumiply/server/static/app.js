@@ -325,13 +325,14 @@ async function forgetAll() {
 // ---- what can be pressed
 
 async function useSample(button) {
-  button.disabled = true;
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
   try {
     await usePhoto(await getFile(button.dataset.sample), say("sample"));
   } catch (error) {
     notice.show(error, () => useSample(button));
   } finally {
-    button.disabled = false;
+    button.ariaBusy = "false";
   }
 }
 

@@ -68,7 +68,7 @@ def doctor(settings: Settings) -> None:
     for finding in examine(settings):
         found.append(finding)
         print(line(finding, color=False))
-    print("\n" + summary(found))
+    print("\n" + summary(found, "the cells below"))
 
 
 def fetch_weights(settings: Settings, fetch: str = "auto", luminet: Sequence[str] = ()) -> None:

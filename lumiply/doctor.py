@@ -268,13 +268,15 @@ def check_port(settings: Settings) -> Finding:
     where = f"{settings.host}:{settings.port}"
     if settings.port == 0:
         return Finding("port", "ok", "any free one")
+    from lumiply.server.thread import reason
+
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         socket.create_server((settings.host, settings.port), family=family).close()
     except OSError as exc:
         if _lumiply_answers(settings.port):
             return Finding("port", "warning", f"{where}: a Lumiply server answers there already", _OTHER_PORT)
-        return Finding("port", "problem", f"{where}: {exc.strerror or exc}", _OTHER_PORT)
+        return Finding("port", "problem", f"{where}: {reason(exc)}", _OTHER_PORT)
     return Finding("port", "ok", f"{where} is free")
 
 

@@ -117,6 +117,7 @@ def test_a_port_in_use_is_told_and_who_is_there(settings: Settings) -> None:
         busy = settings.replace(port=listener.getsockname()[1])
         finding = find(busy, LAPTOP, "port")
     assert finding.state == "problem" and "LUMIPLY_PORT" in finding.remedy
+    assert finding.text == f"127.0.0.1:{busy.port}: Address already in use"
     app = create_app(settings, FakeEngine())
     with FlaskServerThread(app, "127.0.0.1", 0) as server:
         finding = find(settings.replace(port=server.port), LAPTOP, "port")

@@ -260,12 +260,29 @@ def _post(
     return _object(_send(request, timeout), url)
 
 
+class _KeepToken(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect, but does not bring the token to another host."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        followed = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if followed is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+            followed.remove_header("Authorization")
+        return followed
+
+
 def _send(request: urllib.request.Request, timeout: float) -> bytes:
     direct = [urllib.request.ProxyHandler({})] if _is_local(request.full_url) else []
+    deadline = time.monotonic() + timeout
     try:
-        with urllib.request.build_opener(*direct).open(request, timeout=timeout) as response:
-            body: bytes = response.read()
-            return body
+        with urllib.request.build_opener(_KeepToken, *direct).open(request, timeout=timeout) as response:
+            pieces = []
+            while piece := response.read1(2**16):  # a read alone would take `timeout` for each of its parts
+                pieces.append(piece)
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+            return b"".join(pieces)
     except urllib.error.HTTPError as exc:
         with exc:
             code, sentence, own = _refusal(exc.read())

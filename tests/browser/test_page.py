@@ -262,6 +262,19 @@ def test_a_server_that_is_gone_is_told_in_words_and_found_again(
     page.click("#retry").wait_view("done")
 
 
+def test_a_tunnel_with_nothing_behind_it_is_told_in_words(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page_of_ngrok = b"<html>The endpoint a.ngrok-free.dev is offline. ERR_NGROK_3200</html>"
+    page = visit(serve(engine, Failing({"/process": ("404 Not Found", page_of_ngrok)}, times=9).around))
+    page.drop().wait_view("edit").click("#relight")
+    assert (
+        page.notice() == "The server behind this address has stopped. Ask whoever runs it to start it again."
+    )
+    page.click("#language").click("#relight")
+    assert "꺼져 있습니다" in page.notice()
+
+
 def test_only_the_models_presets_are_offered(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
     page = visit(serve(engine)).drop().wait_view("edit").click("#more summary")
     page.wait(lambda: page.find("#health").text.startswith("Ready"), "no state")

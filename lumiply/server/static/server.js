@@ -5,7 +5,7 @@ import { recall, remember } from "./visit.js";
 const TOKEN = "lumiply.token";
 const RESULTS = "/static/inference/";
 
-/** What went wrong, with the server's stable code, or one of ours: "network", "stopped". */
+/** What went wrong, with the server's stable code, or one of ours: "network", "gone", "stopped". */
 export class ServerError extends Error {
   constructor(code, sentence = "", status = 0, retryAfter = 0, figures = {}) {
     super(sentence || code);
@@ -37,7 +37,8 @@ function refusal(status, text, retryAfter) {
     const answer = JSON.parse(text);
     return new ServerError(answer.code || `http_${status}`, answer.error, status, Number(retryAfter) || 0, answer.figures);
   } catch {
-    return new ServerError(`http_${status}`, "", status, Number(retryAfter) || 0);
+    const code = /ERR_NGROK_(3200|8012)\b/.test(text) ? "gone" : `http_${status}`; // the tunnel's own page
+    return new ServerError(code, "", status, Number(retryAfter) || 0);
   }
 }
 

@@ -77,6 +77,7 @@ const KO = {
 /** Korean only where the server has no sentence of its own: its sentences are Korean already. */
 const ERRORS_KO = {
   network: "서버에 연결할 수 없습니다. 인터넷 연결과 서버가 실행 중인지 확인한 뒤 다시 시도해 주세요.",
+  gone: "이 주소 뒤의 서버가 꺼져 있습니다. 서버를 운영하는 분께 다시 켜 달라고 해 주세요.",
   not_a_picture: "사진 파일이 아닙니다. PNG, JPEG, WebP 사진을 골라 주세요.",
   unreadable: "이 사진을 열 수 없습니다. PNG, JPEG, WebP로 저장한 뒤 다시 시도해 주세요.",
   unknown: "문제가 생겼습니다. 잠시 후 다시 시도해 주세요.",
@@ -85,6 +86,7 @@ const ERRORS_KO = {
 /** English for the server's codes. What stands in square brackets is left out where a figure for it is not known. */
 const ERRORS_EN = {
   network: "The server cannot be reached. Check your connection and that the server runs, then try again.",
+  gone: "The server behind this address has stopped. Ask whoever runs it to start it again.",
   not_a_picture: "This is not a picture. Choose a PNG, JPEG or WebP photo.",
   unreadable: "This picture cannot be opened. Save it as PNG, JPEG or WebP and try again.",
   unknown: "Something went wrong. Try again in a moment.",

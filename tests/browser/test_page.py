@@ -115,7 +115,9 @@ def test_on_a_phone_a_finger_drags_scales_and_takes_away(
 
 def test_a_lamp_can_be_handled_by_keys_alone(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
     page = visit(serve(engine)).drop().wait_view("edit")
+    assert not page.find(".keys").is_displayed()
     page.press(page.find("[data-lamp=pendant]"), Keys.ENTER)
+    assert page.find(".keys").text.startswith("Arrow keys move it")
     page.press(page.find("[data-lamp=floor]"), Keys.SPACE)
     pendant, floor = page.all(".lamp")
     x, y, height = _place(floor)

@@ -108,7 +108,8 @@ function choose(name) {
 }
 
 function toTop() {
-  window.scrollTo({ top: 0, behavior: "smooth" });
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  window.scrollTo({ top: 0, behavior: still ? "instant" : "smooth" });
 }
 
 // ---- the photo

@@ -1,17 +1,14 @@
-// The rooms of the history, side by side: each opens with a click, and is forgotten with another.
+// The rooms of the history, side by side. Its root tells "openroom" or "forgetroom" with the room as `detail`.
 
 import { COLORS } from "./relight.js";
 import { say } from "./words.js";
 
 export class Strip {
   #root;
-  #on;
   #thumbs = new Map(); // object URLs by room's id
 
-  /** @param {{open: (room) => void, forget: (room) => void}} on */
-  constructor(root, on) {
+  constructor(root) {
     this.#root = root;
-    this.#on = on;
   }
 
   /**
@@ -45,13 +42,17 @@ export class Strip {
     }
     if (room.upload && !(running && isOpen)) dots.append(say("unfinished"));
     open.append(dots);
-    open.addEventListener("click", () => this.#on.open(room));
+    open.addEventListener("click", () => this.#tell("openroom", room));
 
     const forget = Object.assign(document.createElement("button"), { type: "button", className: "remove" });
     forget.setAttribute("aria-label", `${say("forget")}: ${room.name}`);
-    forget.addEventListener("click", () => this.#on.forget(room));
+    forget.addEventListener("click", () => this.#tell("forgetroom", room));
     const item = document.createElement("li");
     item.append(open, forget);
     return item;
+  }
+
+  #tell(what, room) {
+    this.#root.dispatchEvent(new CustomEvent(what, { detail: room }));
   }
 }

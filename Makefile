@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 EXTRAS ?= development
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 SHIPPED := ldm cldm modi_vae lumiply
 
 .PHONY: demo test lint types check clean
@@ -25,13 +25,15 @@ types: $(VENV)/.development
 check: lint types test
 
 $(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "Python 3.10 to 3.13 is needed, and $(PYTHON) is %d.%d. Install one of them and say which: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing PyTorch into $(VENV), once. It is large: this may take minutes."
 	$(PIP) torch
-	$(PIP) --editable .
+	$(PIP) --quiet --editable .
 	touch $@
 
 $(VENV)/.development: $(VENV)/.run
-	$(PIP) --editable ".[$(EXTRAS)]"
+	$(PIP) --quiet --editable ".[$(EXTRAS)]"
 	touch $@
 
 clean:

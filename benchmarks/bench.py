@@ -1,9 +1,10 @@
 """How fast a model renders, beside the published way in the same run.
 
-    python -m benchmarks --model mini                       two CPU cores
-    python -m benchmarks --model full --out runs/bench.json   a GPU
+    lumiply bench --model mini                          two CPU cores
+    lumiply bench --model full --out runs/bench.json    a GPU
 
-Prints tables and writes everything as JSON, after each part, so that a run that is cut short keeps what it has.
+Prints tables; with --out also writes everything as JSON, after each part, so that a run that is cut short keeps what
+it has.
 """
 
 from __future__ import annotations
@@ -226,22 +227,42 @@ class Bench:
         synchronize(self.device)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What can be asked for."""
+    precisions, compiling = ("auto", "float32", "float16", "bfloat16"), ("auto", "off", "background")
+    add = parser.add_argument
+    add(
+        "--model",
+        default="auto",
+        choices=("auto", "full", "mini"),
+        help="full (published weights), mini (embedded), or auto",
+    )
+    add("--device", default="auto", metavar="NAME", help="where it runs; auto takes a GPU if there is one")
+    add("--precision", default="auto", choices=precisions, help="numbers that the model computes in")
+    add(
+        "--compile",
+        default="auto",
+        choices=compiling,
+        help="whether the networks are compiled; auto: on a GPU",
+    )
+    add("--steps", type=int, metavar="NUMBER", help="denoising steps; by default the model's own")
+    add(
+        "--max-batch",
+        type=int,
+        metavar="NUMBER",
+        help="pictures denoised at once; by default what suits the device",
+    )
+    add("--ckpt-dir", type=Path, default=Path("ckpt"), metavar="DIR", help="folder of the model's weights")
+    add("--adaptors-dir", type=Path, default=Path("adaptors"), metavar="DIR", help="folder of the adaptors")
+    add("--out", type=Path, metavar="FILE", help="write all results there, as JSON")
+    add("--quick", action="store_true", help="two steps, few runs: shows that it works, gives no figures")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="lumiply bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="auto", choices=("auto", "full", "mini"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--compile", default="auto", choices=("auto", "off", "background"))
-    parser.add_argument("--steps", type=int, help="denoising steps; by default the model's own")
-    parser.add_argument("--max-batch", type=int)
-    parser.add_argument("--ckpt-dir", type=Path, default=Path("ckpt"))
-    parser.add_argument("--adaptors-dir", type=Path, default=Path("adaptors"))
-    parser.add_argument("--out", type=Path, help="write all results there, as JSON")
-    parser.add_argument(
-        "--quick", action="store_true", help="two steps, few runs: whether it works, no figures"
-    )
+    add_options(parser)
     given = parser.parse_args(arguments)
     settings = Settings(
         model=given.model, device=given.device, precision=given.precision, compile=given.compile,

@@ -41,7 +41,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from benchmarks.provenance import commit
 from benchmarks.servers import SlowClients, timed
-from lumiply import client
+from lumiply import client, sending
 from lumiply.colors import COLORS
 from lumiply.engine.protocol import Engine
 from lumiply.errors import RemoteError
@@ -424,7 +424,7 @@ def ask(url: str, photo: Path, job_id: str) -> str:
     import urllib.error
     import urllib.request
 
-    kind, body = client.encode_form({"job_id": job_id, "color": "red"}, "image", "a.png", photo.read_bytes())
+    kind, body = sending.encode_form({"job_id": job_id, "color": "red"}, "image", "a.png", photo.read_bytes())
     request = urllib.request.Request(f"{url}/process", data=body, headers={"Content-Type": kind})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:

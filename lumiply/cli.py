@@ -121,6 +121,6 @@ def main() -> None:
     To begin: `lumiply doctor` checks this machine, `lumiply demo` shows all seven colours, `lumiply serve` answers
     requests and shows a web page.
 
-    Settings are read from LUMIPLY_... variables; options win over them. Every command ends with 0 if all is well,
-    1 if something failed, 2 if what was asked cannot be meant.
+    Settings are read from LUMIPLY_... variables; options win over them (all of them: docs/settings.md). Every
+    command ends with 0 if all went well, 1 if something failed, 2 if an option or a setting is wrong.
     """

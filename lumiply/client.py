@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import secrets
 import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ from lumiply.colors import COLORS, in_palette_order
 from lumiply.errors import RemoteError, UnknownColorError
 from lumiply.files import write_whole
 from lumiply.refusals import in_english
+from lumiply.sending import bearer, encode_form, send
 
 #: The gateway's own limit.
 TIMEOUT_S: Final = 300.0
@@ -156,9 +155,9 @@ class Client:
                 time.sleep(wait)
 
     def _call(self, method: str, path: str) -> dict[str, Any]:
-        headers = {**_HEADERS, **_bearer(self._token)}
+        headers = {**_HEADERS, **bearer(self._token)}
         request = urllib.request.Request(self.url + path, headers=headers, method=method)
-        return _object(_send(request, min(self._timeout, 30.0)), request.full_url)
+        return _object(send(request, min(self._timeout, 30.0)), request.full_url)
 
     @contextlib.contextmanager
     def _watched(
@@ -223,24 +222,7 @@ def fetch(url: str, timeout: float = 30.0) -> bytes:
     Raises:
         RemoteError: it is not there, or the server did not answer.
     """
-    return _send(urllib.request.Request(url, headers=_HEADERS), timeout)
-
-
-def encode_form(fields: Mapping[str, str], part: str, filename: str, data: bytes) -> tuple[str, bytes]:
-    """(content type, body) of a multipart form with one file."""
-    boundary = f"lumiply-{secrets.token_hex(16)}"
-    safe_name = filename.replace("\\", "_").replace('"', "_").replace("\r", "_").replace("\n", "_")
-    chunks = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-        for name, value in fields.items()
-    ]
-    chunks += [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{part}"; filename="{safe_name}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n".encode(),
-        data,
-        f"\r\n--{boundary}--\r\n".encode(),
-    ]
-    return f"multipart/form-data; boundary={boundary}", b"".join(chunks)
+    return send(urllib.request.Request(url, headers=_HEADERS), timeout)
 
 
 def _palette(colors: Sequence[str] | None) -> tuple[str, ...]:
@@ -255,36 +237,9 @@ def _post(
     url: str, fields: Mapping[str, str], photo: Path, token: str | None, timeout: float
 ) -> dict[str, Any]:
     content_type, body = encode_form(fields, "image", photo.name, photo.read_bytes())
-    headers = {**_HEADERS, **_bearer(token), "Content-Type": content_type}
+    headers = {**_HEADERS, **bearer(token), "Content-Type": content_type}
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")
-    return _object(_send(request, timeout), url)
-
-
-def _send(request: urllib.request.Request, timeout: float) -> bytes:
-    direct = [urllib.request.ProxyHandler({})] if _is_local(request.full_url) else []
-    try:
-        with urllib.request.build_opener(*direct).open(request, timeout=timeout) as response:
-            body: bytes = response.read()
-            return body
-    except urllib.error.HTTPError as exc:
-        with exc:
-            code, sentence, own = _refusal(exc.read())
-            after = exc.headers.get("Retry-After", "")
-            raise RemoteError(
-                f"{request.full_url} answered {exc.code}{f' ({code})' if code else ''}: {sentence}",
-                exc.code,
-                code,
-                float(after) if after.isdigit() else None,
-                own,
-            ) from exc
-    except OSError as exc:
-        reason = getattr(exc, "reason", exc)
-        if isinstance(reason, TimeoutError):
-            raise RemoteError(
-                f"{request.full_url} timed out: no answer in {timeout:.3g} s. Give more with timeout=; the same call"
-                " again takes up what the server has rendered meanwhile."
-            ) from exc
-        raise RemoteError(f"{request.full_url} did not answer: {reason}. Does the server run?") from exc
+    return _object(send(request, timeout), url)
 
 
 def _object(body: bytes, url: str) -> dict[str, Any]:
@@ -302,36 +257,3 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise RemoteError("The time limit of the call has passed. Give more with timeout=.")
     return left
-
-
-def _bearer(token: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _is_local(url: str) -> bool:
-    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-
-
-def _refusal(body: bytes) -> tuple[str | None, str, str | None]:
-    """(code, sentence, the server's own sentence) of an error's body."""
-    try:
-        answer = json.loads(body)
-        code, own = str(answer["code"]), str(answer["error"])
-        english = in_english(code, _figures(answer.get("figures")))
-        return code, f"{english} ({own})" if english else own, own
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    text = body.decode(errors="replace").strip()
-    if found := re.search(r"ERR_NGROK_\d+", text):
-        sentence = (
-            "no Lumiply server stands behind this ngrok address. Its notebook or computer has stopped: run it again,"
-            " and take the address that it prints."
-        )
-        return found[0], sentence, None
-    if text.startswith("<"):
-        return None, "a web page, not a Lumiply server's answer. Check the address.", None
-    return None, text[:200], None
-
-
-def _figures(told: object) -> dict[str, str]:
-    return {str(name): str(value) for name, value in told.items()} if isinstance(told, dict) else {}

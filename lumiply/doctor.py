@@ -101,7 +101,7 @@ def examine(settings: Settings, machine: Machine | None = None) -> Iterator[Find
     yield check_packages()
     variant, weights = check_weights(settings)
     yield weights
-    yield check_device(settings, machine, variant)
+    yield check_device(settings, machine, variant or ("full" if settings.model == "full" else None))
     yield check_memory(settings, machine, variant)
     yield from check_tokens(settings)
     yield check_port(settings)
@@ -189,7 +189,9 @@ def check_device(settings: Settings, machine: Machine, variant: str | None) -> F
             remedy = "Set LUMIPLY_DEVICE=auto, or choose a machine with a GPU (Colab: Runtime, Change runtime type)."
             return Finding("device", "problem", f"{asked} is asked for, and torch sees no GPU", remedy)
         if variant == "full":
-            remedy = "It works and is very slow. Colab: Runtime, Change runtime type, T4 GPU. Or LUMIPLY_MODEL=mini."
+            remedy = (
+                "It works, very slowly. Colab: Runtime, Change runtime type, T4 GPU. Or LUMIPLY_MODEL=mini."
+            )
             return Finding("device", "warning", "the full model on a CPU", remedy)
         return Finding("device", "ok", "CPU, which is enough for the mini model")
     index = int(asked.partition(":")[2] or 0) if asked.startswith("cuda") else 0
@@ -266,13 +268,15 @@ def check_port(settings: Settings) -> Finding:
     where = f"{settings.host}:{settings.port}"
     if settings.port == 0:
         return Finding("port", "ok", "any free one")
+    from lumiply.server.thread import reason
+
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         socket.create_server((settings.host, settings.port), family=family).close()
     except OSError as exc:
         if _lumiply_answers(settings.port):
             return Finding("port", "warning", f"{where}: a Lumiply server answers there already", _OTHER_PORT)
-        return Finding("port", "problem", f"{where}: {exc.strerror or exc}", _OTHER_PORT)
+        return Finding("port", "problem", f"{where}: {reason(exc)}", _OTHER_PORT)
     return Finding("port", "ok", f"{where} is free")
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from lumiply import api, client
 from lumiply.colors import COLORS, in_palette_order
+from lumiply.commands import fetch as fetch_command
 from lumiply.commands.doctor import line, summary
 from lumiply.commands.relight import folders_for
 from lumiply.demo import find_sample
@@ -25,13 +26,14 @@ from lumiply.doctor import examine
 from lumiply.engine.protocol import Engine
 from lumiply.errors import AddressError, FetchError, UserError
 from lumiply.files import write_whole
-from lumiply.hub import LUMINET_FILES, Hub, fetch_all
+from lumiply.hub import Hub, fetch_all
 from lumiply.images import encode_png, read_photo
 from lumiply.server.service import Service
 from lumiply.server.slot import EngineSlot
 from lumiply.server.tunnel import choose_tunnel
 from lumiply.settings import PREFIX, Settings
 from lumiply.sheet import contact_sheet
+from lumiply.wanted import wanted_files
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +70,10 @@ def doctor(settings: Settings) -> None:
     for finding in examine(settings):
         found.append(finding)
         print(line(finding, color=False))
-    print("\n" + summary(found))
+    print("\n" + summary(found, "the cells below"))
 
 
-def fetch_weights(settings: Settings, fetch: str = "auto", luminet: Sequence[str] = ()) -> None:
+def fetch_weights(settings: Settings, fetch: str = "auto", luminet: str | Sequence[str] = ()) -> None:
     """Download the published weights, if that is wanted; what is there already is not fetched again.
 
     Args:
@@ -82,7 +84,7 @@ def fetch_weights(settings: Settings, fetch: str = "auto", luminet: Sequence[str
     Raises:
         FetchError: they cannot be had, and the settings want the full model or `fetch` is "yes". With "auto", the
             reason is printed, and the mini model will run.
-        UserError: `fetch` is none of the three.
+        UserError: `fetch` is none of the three, or `luminet` names a file that LumiNet does not have.
     """
     if fetch not in ("yes", "no", "auto"):
         raise UserError(f"FETCH must be one of yes, no, auto, not {fetch!r}.")
@@ -91,13 +93,11 @@ def fetch_weights(settings: Settings, fetch: str = "auto", luminet: Sequence[str
         return
     try:
         hub = Hub(token=os.environ.get("HF_TOKEN") or _colab_secret("HF_TOKEN"))
-        names = [name for name in LUMINET_FILES if name in luminet]
-        files = hub.lumiply_files() + (hub.luminet_files(names) if names else [])
         fetch_all(
             hub,
-            files,
+            wanted_files(hub, luminet),
             {"ckpt": settings.ckpt_dir, "adaptors": settings.adaptors_dir},
-            on_file=lambda one: print(f"{one.path}: {one.state}"),
+            on_file=lambda one: print(fetch_command.line(one)),
         )
     except FetchError as exc:
         if fetch == "yes" or settings.model == "full":

@@ -261,7 +261,7 @@ class Settings:
     tunnel: str = _setting(
         "auto",
         _choice("auto", "ngrok", "none"),
-        "Public address of the notebook: ngrok, none, or auto (ngrok where there is a token).",
+        "Public address: ngrok, none, or auto (in a notebook, ngrok where there is a token; elsewhere none).",
     )
     ngrok_authtoken: str | None = _setting(
         None,

@@ -96,7 +96,10 @@ def test_missing_weights_and_adaptors_are_told(full: Settings, tmp_path: Path) -
     finding = find(full, COLAB, "weights")
     assert finding.state == "warning" and "none for blue" in finding.text
     (tmp_path / "ckpt" / "new_decoder.ckpt").unlink()
-    assert find(full.replace(model="full"), COLAB, "weights").state == "problem"
+    asked = full.replace(model="full")
+    assert find(asked, COLAB, "weights").state == "problem"
+    assert "lumiply fetch" in find(asked, COLAB, "weights").remedy
+    assert "the full model on a CPU" in find(asked, LAPTOP, "device").text  # though none of it is there yet
     assert find(full, COLAB, "weights").state == "problem"  # nor is the mini model there
 
 
@@ -114,6 +117,7 @@ def test_a_port_in_use_is_told_and_who_is_there(settings: Settings) -> None:
         busy = settings.replace(port=listener.getsockname()[1])
         finding = find(busy, LAPTOP, "port")
     assert finding.state == "problem" and "LUMIPLY_PORT" in finding.remedy
+    assert finding.text == f"127.0.0.1:{busy.port}: Address already in use"
     app = create_app(settings, FakeEngine())
     with FlaskServerThread(app, "127.0.0.1", 0) as server:
         finding = find(settings.replace(port=server.port), LAPTOP, "port")
@@ -133,7 +137,7 @@ def test_the_command_prints_a_line_each_and_ends_with_0_or_1(settings: Settings)
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert re.search(r"^ok +weights +the embedded mini model", result.stdout, re.M)
-    assert result.stdout.rstrip().endswith("`lumiply serve`.")
+    assert result.stdout.rstrip().endswith("Next: `lumiply serve`.")
     result = CliRunner().invoke(main, [*words, "--ckpt-dir", "nowhere"])
     assert result.exit_code == 1
     assert "problem  weights" in result.stdout and "1 problem to solve" in result.stdout

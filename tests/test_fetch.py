@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -16,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from lumiply import hub as hub_module
-from lumiply.errors import FetchError
+from lumiply import notebook
+from lumiply.errors import FetchError, UserError
 from lumiply.hub import LUMINET, LUMIPLY, Fetched, Hub, Place, fetch_all
+from lumiply.settings import Settings
 from tests.fakes import PATIENCE_S
 from tests.hub import FakeHub, Repo
 
@@ -233,6 +236,23 @@ def test_lumiplys_own_file_wins_over_luminets(remote: FakeHub, tmp_path: Path) -
     assert program.returncode == 0, err
     assert (tmp_path / "ckpt" / "new_decoder.ckpt").read_bytes() == b"own" * 100
     assert {one["repo"] for one in json.loads(out)} == {LUMIPLY}
+
+
+def test_the_notebook_fetches_the_same_and_says_it_in_words(
+    remote: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(notebook, "Hub", functools.partial(Hub, remote.url))
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    settings = Settings(ckpt_dir=tmp_path / "ckpt", adaptors_dir=tmp_path / "adaptors")
+    for state in ("fetched", "is there"):
+        notebook.fetch_weights(settings, "yes", "new_decoder.ckpt")
+        told = capsys.readouterr().out
+        assert f"{tmp_path}/ckpt/new_decoder.ckpt: {state} (0.00 MB, from {LUMINET})" in told
+        assert f"{tmp_path}/adaptors/adaptor_red.pth: {state} (0.01 MB, from {LUMIPLY})" in told
+        assert "hf_good" not in told
+    assert (tmp_path / "ckpt" / "trained_crossattn.ckpt").read_bytes() == BIG
+    with pytest.raises(UserError, match="There is no new_decoder.pth"):
+        notebook.fetch_weights(settings, "yes", ("new_decoder.pth",))
 
 
 def test_the_client_librarys_part_that_resumes_is_there() -> None:

@@ -161,12 +161,15 @@ def test_on_colab_drive_is_mounted_the_project_cloned_and_packages_installed(
     identity = ["-c", "user.name=Test", "-c", "user.email=test@localhost"]
     for words in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "-m", "Start"]):
         subprocess.run(["git", *words], cwd=source, check=True)
-    more: dict[str, Any] = {"PORT": 0} if path == SERVER else {}
+    more: dict[str, Any] = {"PORT": 0} if path == SERVER else {"PHOTOS": "images"}
     shown = run(path, content, times=2, USE_DRIVE=True, REPOSITORY=source.as_uri(), **more)
     assert shown.count(f"mounted {content}/drive") == 2 and "upload button" not in shown
     assert shown.count("pip install --quiet --requirement requirements.txt") == 2
     assert (content / "Lumiply" / "images" / "sample_room.png").is_file()
     assert "image/png" in shown
+    assert (
+        path == SERVER or "relit/second/output_red.png" in shown
+    )  # of a folder, each photo in one of its own
     assert "colab_sesame" not in shown
     assert path == FOLDER or "ngrok token   set" in shown
 

@@ -55,12 +55,10 @@ def line(finding: Finding, *, color: bool = True) -> str:
     return f"{first}\n{'':23}{finding.remedy}" if finding.remedy else first
 
 
-def summary(found: Sequence[Finding]) -> str:
-    """One sentence on all of it."""
+def summary(found: Sequence[Finding], then: str = "`lumiply serve`") -> str:
+    """One sentence on all of it; `then` is what comes next."""
     problems = sum(finding.state == "problem" for finding in found)
     warnings = sum(finding.state == "warning" for finding in found)
     if problems:
-        return f"{problems} problem{'s' * (problems != 1)} to solve before `lumiply serve`."
-    return (
-        f"Ready{f', with {warnings} warning' + 's' * (warnings != 1) if warnings else ''}: `lumiply serve`."
-    )
+        return f"{problems} problem{'s' * (problems != 1)} to solve before {then}."
+    return f"Ready{f', with {warnings} warning' + 's' * (warnings != 1) if warnings else ''}. Next: {then}."

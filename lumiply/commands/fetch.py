@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from lumiply.commands.common import setting_options, shown
-from lumiply.errors import UserError
 from lumiply.hub import LUMINET_FILES, Fetched, Hub, Place, RemoteFile, fetch_all
 from lumiply.settings import Settings
+from lumiply.wanted import wanted_files
 
 _STATES = {"there": "is there", "missing": "would be fetched", "fetched": "fetched"}
 
@@ -38,27 +38,23 @@ def fetch(own: bool, luminet: tuple[str, ...], dry_run: bool, as_json: bool, **o
     goes on where it stopped. Log in with `hf auth login` or HF_TOKEN where the hub asks who you are.
     """
     settings = Settings.from_env(**options)
-    if not own and not luminet:
-        raise UserError("Nothing is asked for. Name a file with --luminet, or leave --no-lumiply out.")
     hub = Hub()
-    names = LUMINET_FILES if "all" in luminet else tuple(name for name in LUMINET_FILES if name in luminet)
-    files = (hub.lumiply_files() if own else []) + (hub.luminet_files(names) if names else [])
-    # A file of both repositories: Lumiply's own wins.
-    chosen = list({(file.place, file.name): file for file in reversed(files)}.values())[::-1]
+    chosen = wanted_files(hub, luminet, own=own)
     if not as_json:
         click.echo(f"{len(chosen)} files, {sum(file.size for file in chosen) / 1e9:.2f} GB")
     folders: dict[Place, Path] = {"ckpt": settings.ckpt_dir, "adaptors": settings.adaptors_dir}
 
     def tell(one: Fetched) -> None:
         if not as_json:
-            click.echo(_line(one))
+            click.echo(line(one))
 
     done = fetch_all(hub, chosen, folders, dry_run=dry_run, on_file=tell)
     if as_json:
         click.echo(json.dumps([_entry(one) for one in done], indent=1))
 
 
-def _line(one: Fetched) -> str:
+def line(one: Fetched) -> str:
+    """A file for a person: where it is, what became of it, and where it is from."""
     return f"{shown(one.path)}: {_STATES[one.state]} ({_size(one.file)}, from {one.file.repo})"
 
 

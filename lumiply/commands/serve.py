@@ -27,7 +27,9 @@ def serve(**options: Any) -> None:
     """Answer HTTP requests until Ctrl-C, and show a web page at the server's address.
 
     The server listens at once and says on /health that it is alive; requests for renders wait until the model
-    is loaded. A tunnel is opened only with --tunnel ngrok. SIGHUP makes it read the adaptors again.
+    is loaded. A public address is opened only with --tunnel ngrok. SIGHUP makes it read the adaptors again.
+
+    What has no option here is set by a variable, such as LUMIPLY_TOKEN or LUMIPLY_PAGE: docs/settings.md lists all.
     """
     settings = Settings.from_env(**options)
     set_up_logging(settings)
@@ -71,7 +73,7 @@ def wait_for_engine(slot: EngineSlot, stop: threading.Event) -> None:
 def describe_engine(slot: EngineSlot) -> None:
     """Say what renders."""
     info = slot.get().info
-    click.echo(f"Ready: {info.model} on {info.device}, {info.precision}, {info.steps} steps. {info.weights}")
+    click.echo(f"Ready: {info.summary}. Weights: {info.weights}")
 
 
 def wait(stop: threading.Event, slot: EngineSlot) -> None:

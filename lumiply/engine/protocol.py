@@ -74,6 +74,12 @@ class EngineInfo:
     parallel: int = 1
     presets: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def summary(self) -> str:
+        """Which model runs where and how, for a person."""
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}"
+        return f"{self.model} on {self.device}, {self.precision}, {steps}"
+
 
 def require_seed(seed: int) -> None:
     """Refuse a seed that no generator takes.

@@ -9,6 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from lumiply.engine.protocol import Engine
 from lumiply.server.access import install_access_log
 from lumiply.server.answers import install_error_handlers
+from lumiply.server.api_page import api_page
 from lumiply.server.job_views import jobs
 from lumiply.server.openapi import openapi
 from lumiply.server.outbound import Sender
@@ -54,7 +55,7 @@ def create_app(
     if settings.cors_origins:
         CORS(app, origins=list(settings.cors_origins), send_wildcard="*" in settings.cors_origins)
     install_error_handlers(app, settings.max_upload_mb)
-    for blueprint in (process, jobs, results, status, openapi, page):
+    for blueprint in (process, jobs, results, status, openapi, api_page, page):
         app.register_blueprint(blueprint)
     if count := settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, count, count, count)  # type: ignore[method-assign]

@@ -1,19 +1,17 @@
-"""`/openapi.json`: the HTTP interface for programs; `/docs`: the same for people."""
+"""`/openapi.json`: the HTTP interface for programs. `lumiply.server.api_page` shows the same to people."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from flask import Blueprint, Response, jsonify, render_template, request
-from markupsafe import Markup, escape
+from flask import Blueprint, Response, jsonify, request
 
 from lumiply.colors import COLORS
 from lumiply.engine.protocol import LARGEST_SEED, MOST_STEPS
 from lumiply.server.auth import SIGNATURE_QUERY, TOKEN_QUERY
 from lumiply.server.names import JOB_ID_PATTERN, PUBLIC_NAMES
-from lumiply.server.site import RESULTS_PATH, Site, current_site
+from lumiply.server.site import RESULTS_PATH, current_site
 from lumiply.settings import Settings
 from lumiply.version import __version__
 
@@ -41,26 +39,17 @@ _STATE: Final = {"type": "string", "enum": ["queued", "running", "completed", "f
 _URL: Final = {"type": "string", "format": "uri"}
 
 
-@openapi.app_template_filter("code")
-def code(text: str) -> Markup:
-    """`words` between backticks as code, everything escaped."""
-    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
-
-
 @openapi.get("/openapi.json")
 def get_document() -> Response:
     """The document."""
+    return jsonify(current_document())
+
+
+def current_document() -> dict[str, Any]:
+    """The document of the server that answers the current request."""
     site = current_site()
     base = site.public_url or request.host_url.rstrip("/")
-    return jsonify(document(site.settings, base, guarded=site.token is not None))
-
-
-@openapi.get("/docs")
-def get_page() -> str:
-    """The document as a page to read."""
-    site: Site = current_site()
-    base = site.public_url or request.host_url.rstrip("/")
-    return render_template("api.html", api=document(site.settings, base, guarded=site.token is not None))
+    return document(site.settings, base, guarded=site.token is not None)
 
 
 def document(settings: Settings, base: str, *, guarded: bool = True) -> dict[str, Any]:

@@ -93,12 +93,17 @@ class FlaskServerThread:
         self.shutdown()
 
 
+def reason(exc: OSError) -> str:
+    """Why an address could not be had, without the address, which some versions of Python tell as well."""
+    return (exc.strerror or str(exc)).partition(" (while attempting")[0]
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
         raise AddressError(
-            f"Cannot listen on {host} port {port}: {exc.strerror or exc}. Stop the program that uses it, or choose"
+            f"Cannot listen on {host} port {port}: {reason(exc)}. Stop the program that uses it, or choose"
             " another with --port or LUMIPLY_PORT (0 takes any free one)."
         ) from exc

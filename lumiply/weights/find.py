@@ -152,9 +152,9 @@ def find_weights(
     missing = " and ".join(name for name, path in needed.items() if path is None)
     if model == "full":
         raise WeightsError(
-            f"model=full, but there is no {missing} in {ckpt.absolute()}. Put it there (ckpt/README.md says what "
-            f"else is taken: .safetensors of the same name, and {CAUSAL_CHECKPOINTS[0]} as the checkpoint), "
-            "or use model=mini, the embedded model."
+            f"model=full, but there is no {missing} in {ckpt.absolute()}. Run `lumiply fetch`, or put them there "
+            f"(ckpt/README.md says what else is taken: .safetensors of the same name, and {CAUSAL_CHECKPOINTS[0]} "
+            "as the checkpoint), or use model=mini, the embedded model."
         )
     if checkpoint or bypass or latents or adaptors:
         log.warning(
@@ -175,8 +175,8 @@ def _mini(ckpt: Path, converted: bool) -> WeightFiles:
     if chosen is None:
         raise WeightsError(
             f"there is no {MINI_CHECKPOINT} in {folder.absolute()}, where the project ships it. Start from the "
-            "project's folder or set LUMIPLY_CKPT_DIR to its ckpt folder; or put the published weights there "
-            "(ckpt/README.md)."
+            "project's folder or set LUMIPLY_CKPT_DIR to its ckpt folder, or run `lumiply fetch` "
+            "for the published weights."
         )
     return chosen
 

@@ -115,7 +115,9 @@ def test_on_a_phone_a_finger_drags_scales_and_takes_away(
 
 def test_a_lamp_can_be_handled_by_keys_alone(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
     page = visit(serve(engine)).drop().wait_view("edit")
+    assert not page.find(".keys").is_displayed()
     page.press(page.find("[data-lamp=pendant]"), Keys.ENTER)
+    assert page.find(".keys").text.startswith("Arrow keys move it")
     page.press(page.find("[data-lamp=floor]"), Keys.SPACE)
     pendant, floor = page.all(".lamp")
     x, y, height = _place(floor)
@@ -262,6 +264,19 @@ def test_a_server_that_is_gone_is_told_in_words_and_found_again(
     page.click("#retry").wait_view("done")
 
 
+def test_a_tunnel_with_nothing_behind_it_is_told_in_words(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page_of_ngrok = b"<html>The endpoint a.ngrok-free.dev is offline. ERR_NGROK_3200</html>"
+    page = visit(serve(engine, Failing({"/process": ("404 Not Found", page_of_ngrok)}, times=9).around))
+    page.drop().wait_view("edit").click("#relight")
+    assert (
+        page.notice() == "The server behind this address has stopped. Ask whoever runs it to start it again."
+    )
+    page.click("#language").click("#relight")
+    assert "꺼져 있습니다" in page.notice()
+
+
 def test_only_the_models_presets_are_offered(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
     page = visit(serve(engine)).drop().wait_view("edit").click("#more summary")
     page.wait(lambda: page.find("#health").text.startswith("Ready"), "no state")
@@ -297,6 +312,66 @@ def test_when_all_is_there_the_keyboard_stands_on_the_palette(
     )
     page.press(page.chrome.switch_to.active_element, Keys.ARROW_RIGHT)
     assert page.chosen == "red"
+
+
+def test_the_keyboard_never_falls_off_the_page(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine)).drop().wait_view("edit")
+    page.press(page.find("#relight"), Keys.ENTER).wait_view("done")
+    page.press(page.find("#change"), Keys.ENTER).wait_view("edit")
+    assert page.focused == "edit-title"
+    page.press(page.find("#relight"), Keys.ENTER).wait_view("done")
+    page.press(page.find("[data-in=done] [data-do=other]"), Keys.ENTER).wait_view("empty")
+    assert page.focused == "file"
+    page.press(page.find("#rooms li:nth-child(2) .remove"), Keys.ENTER)
+    page.wait(lambda: len(page.all("#rooms li")) == 1, "not forgotten")
+    assert page.chrome.switch_to.active_element == page.find("#rooms .remove")  # the neighbour's
+    page.press(page.find("#rooms .remove"), Keys.ENTER)
+    page.wait(lambda: page.focused == "file", "on nothing")
+
+
+def test_while_it_works_the_time_is_shown_and_afterwards_the_model(serve: Serve, visit: Visit) -> None:
+    engine = FakeEngine(manual=True)
+    page = visit(serve(engine)).drop().wait_view("edit").click("#relight").wait_view("busy")
+    page.wait(
+        lambda: page.find("#stage-text").text == "All seven colours at once", "it does not say what it does"
+    )
+    page.wait(lambda: page.find("#clock").text == "0:02", "the clock stands")
+    engine.wait_for(1).finish()
+    page.wait_view("done")
+    assert page.find("#made-by").text == "Rendered by fake at 64 × 64 pixels."
+    assert page.reload().wait_view("done").find("#made-by").is_displayed()
+
+
+def test_a_photo_whose_kind_the_system_does_not_know_is_tried(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).drop(name="room.jfif", type="").wait_view("edit")
+    assert page.pixel("#photo") == [200, 100, 50]
+
+
+def test_another_photo_that_comes_while_one_is_being_drawn_wins(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).drop(photo_bytes(size=(4000, 3000))).wait_view("edit")
+    page.chrome.execute_script("for (const id of ['relight', 'home']) document.getElementById(id).click()")
+    assert page.view == "empty"
+    page.drop(photo_bytes(red=20)).wait_view("edit").click("#relight").wait_view("done")
+    assert [render.photo.getpixel((0, 0))[0] for render in engine.renders] == [20]
+    assert not page.find("#notice").is_displayed()
+
+
+def test_where_the_browser_forbids_storage_the_page_works_for_this_visit(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    forbidden = """for (const name of ["sessionStorage", "localStorage", "indexedDB"])
+      Object.defineProperty(window, name, {get() { throw new DOMException("denied", "SecurityError"); }});"""
+    server = serve(engine, Guard("sesame").around)
+    with visit(server).always(forbidden):
+        page = visit(server, "?token=sesame").relight()
+        assert page.ready() == list(COLORS)
+        assert len(page.all("#rooms li")) == 1
+        page.click("#language")
+        assert page.find("#light-name").text == "흰색 조명"
 
 
 def test_behind_the_token_there_is_only_the_question_for_it(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,20 @@ class Visitor:
         """The colours that can be chosen."""
         swatches = self.all(".swatch[data-state=ready]")
         return [swatch.get_attribute("data-color") or "" for swatch in swatches]
+
+    @property
+    def focused(self) -> str:
+        """The id of what the keyboard stands on."""
+        return self.chrome.switch_to.active_element.get_attribute("id") or ""
+
+    @contextlib.contextmanager
+    def always(self, script: str) -> Iterator[None]:
+        """Run a script before those of every page that is opened meanwhile."""
+        added = self.chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+        try:
+            yield
+        finally:
+            self.chrome.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
     @property
     def chosen(self) -> str:

@@ -18,7 +18,7 @@ import pytest
 from flask import Flask
 from PIL import Image
 
-from lumiply import client
+from lumiply import client, sending
 from lumiply.engine.local import LocalEngine
 from lumiply.engine.protocol import EngineInfo, Progress
 from lumiply.errors import DeviceMemoryError, RemoteError, RenderError, StorageFullError
@@ -138,7 +138,7 @@ def test_the_deadline_counts_from_the_first_byte_of_the_upload(
 ) -> None:
     engine = FakeEngine(manual=True)
     app = make_app(engine, settings.replace(request_timeout_s=2.0))
-    kind, body = client.encode_form({"job_id": "a", "color": "red"}, "image", "a.png", photo_bytes())
+    kind, body = sending.encode_form({"job_id": "a", "color": "red"}, "image", "a.png", photo_bytes())
     head = f"POST /process HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     with FlaskServerThread(app, "127.0.0.1", 0) as server:
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)

@@ -1,12 +1,8 @@
-"""`/openapi.json` and its page; and that the server does what the document says, whatever it is sent."""
+"""`/openapi.json`, and that the server does what the document says, whatever it is sent."""
 
 from __future__ import annotations
 
-import html
-import json
-import re
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import hypothesis
@@ -20,7 +16,7 @@ from lumiply.errors import LumiplyError, RenderError
 from lumiply.server.openapi import document
 from lumiply.server.site import site_of
 from lumiply.settings import Settings
-from tests.fakes import FakeEngine, photo_bytes
+from tests.fakes import FakeEngine
 
 OPERATIONS = ["process", "getJob", "deleteJob", "result", "health", "ready", "metrics"]
 
@@ -66,29 +62,6 @@ def test_the_token_is_asked_for_where_there_is_one(
     assert {name for name, operation in found.items() if "security" in operation} == {
         "process", "getJob", "deleteJob", "metrics",
     }  # fmt: skip
-
-
-def test_the_page_is_readable_and_needs_nothing_from_elsewhere(app: Flask) -> None:
-    page = app.test_client().get("/docs").text
-    for words in ("/jobs/{job_id}", "callback_url", "busy, loading or closing", "white, red"):
-        assert words in page
-    assert "http://localhost/process" in page
-    assert "<script" not in page and "https://" not in page
-
-
-def test_what_the_page_shows_is_what_the_server_answers(
-    make_app: Callable[..., Flask], settings: Settings
-) -> None:
-    app = make_app(FakeEngine(), settings.replace(token="sixteen-or-more-letters"))
-    client = app.test_client()
-    page = html.unescape(client.get("/docs").text)
-    curl, shown, python = re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.S)
-    fields = dict(part.split("=", 1) for part in re.findall(r"-F (\S+)", curl)) | {
-        "image": (BytesIO(photo_bytes()), "a")
-    }
-    assert "$TOKEN" in curl and "token=" in python
-    answer = client.post("/process", data=fields, headers={"X-API-Key": "sixteen-or-more-letters"})
-    assert answer.get_json() == json.loads(shown)
 
 
 @pytest.mark.parametrize("operation_id", OPERATIONS)

@@ -17,10 +17,10 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from lumiply.client import encode_form
 from lumiply.colors import COLORS
 from lumiply.errors import BusyError, RenderError
 from lumiply.images import encode_png
+from lumiply.sending import encode_form
 from lumiply.settings import Settings
 from tests.fakes import INFO, FakeEngine, FakeSender, photo_bytes, wait_until
 from tests.server.conftest import post

@@ -16,17 +16,15 @@ const within = (value, low, high) => Math.min(high, Math.max(low, value));
 export class LampLayer {
   #root;
   #say;
-  #onChange;
   lamps = [];
 
   /**
    * @param {HTMLElement} root covers the photo exactly
    * @param {(key: string) => string} say words by key
    */
-  constructor(root, say, onChange) {
+  constructor(root, say) {
     this.#root = root;
     this.#say = say;
-    this.#onChange = onChange;
   }
 
   set(lamps) {
@@ -40,7 +38,6 @@ export class LampLayer {
     this.lamps.push(lamp);
     this.render();
     this.#root.lastElementChild.focus({ preventScroll: true });
-    this.#onChange();
   }
 
   remove(lamp) {
@@ -48,7 +45,6 @@ export class LampLayer {
     this.lamps.splice(index, 1);
     this.render();
     (this.#root.children[Math.min(index, this.lamps.length - 1)] ?? this.#root).focus({ preventScroll: true });
-    this.#onChange();
   }
 
   render() {
@@ -121,10 +117,7 @@ export class LampLayer {
       }
       this.#place(lamp, element);
     };
-    const end = () => {
-      element.removeEventListener("pointermove", move);
-      this.#onChange();
-    };
+    const end = () => element.removeEventListener("pointermove", move);
     element.addEventListener("pointermove", move);
     element.addEventListener("pointerup", end, { once: true });
     element.addEventListener("pointercancel", end, { once: true });
@@ -143,10 +136,7 @@ export class LampLayer {
     if (!change) return;
     event.preventDefault();
     change();
-    if (this.lamps.includes(lamp)) {
-      this.#place(lamp, element);
-      this.#onChange();
-    }
+    if (this.lamps.includes(lamp)) this.#place(lamp, element);
   }
 }
 

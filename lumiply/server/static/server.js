@@ -1,9 +1,11 @@
 // The server, as this page sees it. Addresses are relative, so that the page works behind any prefix.
 
+import { recall, remember } from "./visit.js";
+
 const TOKEN = "lumiply.token";
 const RESULTS = "/static/inference/";
 
-/** What went wrong, with the server's stable code, or one of ours: "network", "stopped". */
+/** What went wrong, with the server's stable code, or one of ours: "network", "gone", "stopped". */
 export class ServerError extends Error {
   constructor(code, sentence = "", status = 0, retryAfter = 0, figures = {}) {
     super(sentence || code);
@@ -22,11 +24,11 @@ export function takeToken() {
 }
 
 export function setToken(token) {
-  sessionStorage.setItem(TOKEN, token);
+  remember(TOKEN, token);
 }
 
 function headers() {
-  const token = sessionStorage.getItem(TOKEN);
+  const token = recall(TOKEN);
   return { "ngrok-skip-browser-warning": "true", ...(token ? { Authorization: `Bearer ${token}` } : {}) };
 }
 
@@ -35,7 +37,8 @@ function refusal(status, text, retryAfter) {
     const answer = JSON.parse(text);
     return new ServerError(answer.code || `http_${status}`, answer.error, status, Number(retryAfter) || 0, answer.figures);
   } catch {
-    return new ServerError(`http_${status}`, "", status, Number(retryAfter) || 0);
+    const code = /ERR_NGROK_(3200|8012)\b/.test(text) ? "gone" : `http_${status}`; // the tunnel's own page
+    return new ServerError(code, "", status, Number(retryAfter) || 0);
   }
 }
 

@@ -1,0 +1,31 @@
+// How a photo comes onto the page: chosen, dropped or pasted.
+
+/** @param {(file: File) => void} onPhoto */
+export function takePhotos(input, onPhoto) {
+  const take = (files) => files?.[0] && onPhoto(files[0]);
+  input.addEventListener("change", () => {
+    const files = [...input.files];
+    input.value = ""; // so that the same file can be chosen again
+    take(files);
+  });
+  addEventListener("paste", (event) => take(event.clipboardData?.files));
+  takeDrops(take);
+}
+
+function takeDrops(take) {
+  let over = 0; // elements that the dragged file is over
+  const carriesFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  const count = (change) => {
+    over = Math.max(0, over + change);
+    document.body.classList.toggle("dropping", over > 0);
+  };
+  addEventListener("dragenter", (event) => carriesFile(event) && count(1));
+  addEventListener("dragleave", (event) => carriesFile(event) && count(-1));
+  addEventListener("dragover", (event) => carriesFile(event) && event.preventDefault());
+  addEventListener("drop", (event) => {
+    if (!carriesFile(event)) return;
+    event.preventDefault();
+    count(-over);
+    take(event.dataTransfer.files);
+  });
+}

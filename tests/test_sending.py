@@ -1,0 +1,83 @@
+"""What the client sends and what it makes of odd answers, with servers of bare sockets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+
+from lumiply.client import Client
+from lumiply.errors import RemoteError
+
+TOKEN = "sixteen-or-more-letters"
+
+
+class Answering:
+    """A server of one answer, piece by piece, every `pause` seconds; keeps the requests that it gets."""
+
+    def __init__(self, *pieces: bytes, pause: float = 0.0) -> None:
+        self.requests: list[bytes] = []
+        self._pieces, self._pause = pieces, pause
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Answering:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2]))).close()
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                if self._over.is_set():
+                    return
+                self.requests.append(connection.recv(65536))
+                try:
+                    for piece in self._pieces:
+                        connection.sendall(piece)
+                        if self._over.wait(self._pause):
+                            return
+                except OSError:
+                    pass  # the client has left
+
+
+def test_a_server_that_trickles_does_not_stretch_the_time_limit() -> None:
+    begin = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+    with Answering(begin, *[b" "] * 900, pause=0.05) as slow:
+        began = time.monotonic()
+        with pytest.raises(RemoteError, match="timed out"):
+            Client(f"http://{slow.address}", timeout=0.4).health()
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{}", "the answer broke off, 28 bytes short"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", "did not answer as a web server"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "did not answer as a web server does: SSH-2.0"),
+    ],
+)
+def test_half_an_answer_and_none_at_all_are_told(answer: bytes, told: str) -> None:
+    with Answering(answer) as other, pytest.raises(RemoteError, match=told):
+        Client(f"http://{other.address}").health()
+
+
+def test_a_redirect_to_another_host_does_not_carry_the_token() -> None:
+    body = b'{"status": "healthy"}'
+    with Answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body) as other:
+        there = f"HTTP/1.1 302 Found\r\nLocation: http://{other.address}/health\r\n\r\n".encode()
+        with Answering(there) as first:
+            assert Client(f"http://{first.address}", TOKEN).health() == {"status": "healthy"}
+    assert TOKEN.encode() in first.requests[0]
+    assert TOKEN.encode() not in other.requests[0] and b"Lumiply-Client" in other.requests[0]

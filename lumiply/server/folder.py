@@ -13,7 +13,7 @@ from pathlib import Path
 from werkzeug.security import safe_join
 
 from lumiply.errors import InvalidJobIdError
-from lumiply.files import link_whole, write_whole
+from lumiply.files import link_all, write_all, write_whole
 from lumiply.server.names import PUBLIC_NAMES, RECORD_NAME, SHEET_NAME, is_job_id, require_job_id
 from lumiply.server.record import JobRecord, Recipe
 from lumiply.server.storage import OpenFile, Stock
@@ -84,15 +84,13 @@ class FolderStorage:
         """See `Storage.write`."""
         folder = self.folder(job_id)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_whole(folder / name, data)
+        write_all(folder, files)
 
     def copy(self, source: str, job_id: str, recipe: Recipe, names: Collection[str]) -> None:
         """See `Storage.copy`. Nothing is copied where the disk knows links."""
         theirs, ours = self.folder(source), self.folder(job_id)
         ours.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            link_whole(ours / name, theirs / name)
+        link_all(ours, theirs, names)
 
     def discard(self, job_id: str, recipe: Recipe | None, names: Collection[str]) -> None:
         """See `Storage.discard`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -150,11 +151,12 @@ def test_nothing_is_taken_over_from_a_job_that_changes_meanwhile(
 ) -> None:
     store.publish("a", RECIPE, FILES)
 
-    def link_late(path: Path, source: Path) -> None:
+    def link_late(folder: Path, source: Path, names: Collection[str]) -> None:
         store.publish("a", OTHER, {PHOTO_NAME: b"other", output_name("red"): b"other red"})
-        path.write_bytes(source.read_bytes())
+        for name in names:
+            (folder / name).write_bytes((source / name).read_bytes())
 
-    monkeypatch.setattr("lumiply.server.folder.link_whole", link_late)
+    monkeypatch.setattr("lumiply.server.folder.link_all", link_late)
     assert not store.adopt("b", RECIPE, ["red"])
     assert store.colors_of("b", RECIPE) == frozenset()
     assert not (folder_of(store, "b") / output_name("red")).exists()

@@ -40,6 +40,7 @@ from lumiply.server.sentences import sentence_of
 from lumiply.server.slot import EngineSlot
 from lumiply.server.store import JobStore
 from lumiply.settings import Settings
+from lumiply.waiting import waiting
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ class Jobs:
         photo: Image.Image | None = None
         claim = self._claim(order, recipe, wanted, None)
         if claim is None:
-            with self._decoders:
+            with waiting(), self._decoders:
                 photo = read_photo(order.upload, self._settings.max_megapixels)
             self._require_space(photo, wanted)
             claim = self._claim(order, recipe, wanted, photo)
@@ -215,7 +216,9 @@ class Jobs:
                         order.job_id, recipe, ticket.colors, functools.partial(_is_live, ticket)
                     )
             if claim.new is not None and photo is not None:
-                photo_file.set_result(encode_png(photo))  # here, while the engine renders
+                with waiting(), self._decoders:
+                    file = encode_png(photo)  # here, while the engine renders
+                photo_file.set_result(file)
         except BaseException as exc:
             photo_file.set_exception(exc)
             self._drop(claim.added, exc)
@@ -290,7 +293,8 @@ class Jobs:
         """Wait until the first engine is there, has failed to load, or will not be needed."""
         either: list[Future[Any]] = [self._slot.first, self._closing, early.called_off]
         left = max(0.0, deadline - time.monotonic())
-        concurrent.futures.wait(either, left, concurrent.futures.FIRST_COMPLETED)
+        with waiting():
+            concurrent.futures.wait(either, left, concurrent.futures.FIRST_COMPLETED)
         if early.called_off.done():
             early.called_off.result()
         if self._closing.done():
@@ -298,11 +302,12 @@ class Jobs:
 
     def _wait(self, tickets: list[Ticket], timeout: float, deadline: float) -> None:
         try:
-            concurrent.futures.wait(
-                [ticket.done for ticket in tickets],
-                max(0.0, deadline - time.monotonic()),
-                concurrent.futures.FIRST_EXCEPTION,
-            )
+            with waiting():
+                concurrent.futures.wait(
+                    [ticket.done for ticket in tickets],
+                    max(0.0, deadline - time.monotonic()),
+                    concurrent.futures.FIRST_EXCEPTION,
+                )
         finally:
             with self._lock:
                 for ticket in tickets:

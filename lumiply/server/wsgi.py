@@ -1,7 +1,9 @@
-"""waitress, with what it lacks: errors as JSON that arrive, and a time within which a request must have come.
+"""waitress, with what it lacks: errors as JSON that arrive, a time within which a request must have come, and answers
+that wait for nobody.
 
 waitress reads requests and writes answers in one loop for all connections; a thread is busy only while the
-application works. So slow clients, however many, cost no threads (benchmarks/results/servers.md).
+application works. So slow clients, however many, cost no threads (benchmarks/results/servers.md). Threads take turns
+(`lumiply.server.turns`), and whether the server is alive and ready the loop answers by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
@@ -23,6 +26,7 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
 from lumiply.server.answers import error_body
+from lumiply.server.turns import TurnDispatcher
 from lumiply.server.views import BEGAN
 
 if TYPE_CHECKING:
@@ -106,15 +110,20 @@ class _Channel(HTTPChannel):
     request: Any = None  # the one that is arriving
     close_when_flushed: bool
     refused = False  # an error was answered before all had arrived
+    is_urgent = False  # what has just come is to be answered by the loop itself
     lingers_until: float | None = None
 
     def received(self, data: bytes) -> bool:
         try:
-            return bool(super().received(data))
+            received = bool(super().received(data))
         except OSError as exc:  # a large body goes to a temporary file
             log.error("upload not buffered: %s", exc)
             self.give_up(_NoSpace(""))
             return False
+        if self.is_urgent:
+            self.is_urgent = False
+            self.server.answer(self)
+        return received
 
     def service(self) -> None:
         self.refused = self.requests[0].error is not None
@@ -162,6 +171,36 @@ class _Server(TcpWSGIServer):
     channel_class = _Channel
     upload_timeout_s = 120.0
     max_upload_mb = 32.0
+    at_once: Collection[str] = ()
+    loop_thread: int | None = None
+
+    def add_task(self, channel: _Channel) -> None:
+        """Have the first request of a channel answered. Its lock may be held."""
+        request = channel.requests[0]
+        is_quick = request.error is None and request.path in self.at_once
+        if is_quick and threading.get_ident() == self.loop_thread:
+            channel.is_urgent = True  # once the lock is free
+        else:
+            super().add_task(channel)
+
+    def answer(self, channel: _Channel) -> None:
+        """Answer a quick request in the loop; with others behind it, it waits in line as they do."""
+        if len(channel.requests) == 1:
+            channel.service()
+        else:
+            super().add_task(channel)
+
+    def handle_accept(self) -> None:
+        """Let in all who wait. waitress lets in one, then serves all connections, then lets in another."""
+        for _ in range(BACKLOG):
+            before = len(self._map)
+            super().handle_accept()
+            if len(self._map) == before or len(self._map) >= self.adj.connection_limit:
+                return
+
+    def run(self) -> None:
+        self.loop_thread = threading.get_ident()
+        super().run()
 
     def maintenance(self, now: float) -> None:
         super().maintenance(now)
@@ -183,12 +222,15 @@ class WaitressLoop:
         threads: int,
         max_upload_mb: float,
         upload_timeout_s: float,
+        at_once: Collection[str] = (),
     ) -> None:
         """Take over `listener`, bound and not yet listening; `start()` serves.
 
         Args:
             max_upload_mb: the application's limit, in millions of bytes; it answers itself what is a little larger.
             upload_timeout_s: seconds in which a request must have arrived whole.
+            at_once: paths that the application answers in a millisecond without waiting for anything; the loop
+                answers them itself, however many requests wait for a thread.
         """
         adjustments = Adjustments(
             threads=threads,
@@ -206,7 +248,12 @@ class WaitressLoop:
             sockets=[listener],
         )
         info = (listener.family, listener.type, listener.proto, listener.getsockname())
-        self._server = _Server(app, _sock=listener, adj=adjustments, sockinfo=info, bind_socket=False)
+        dispatcher = TurnDispatcher()
+        dispatcher.set_thread_count(threads)
+        self._server = _Server(
+            app, _sock=listener, dispatcher=dispatcher, adj=adjustments, sockinfo=info, bind_socket=False
+        )
+        self._server.at_once = at_once
         self._server.upload_timeout_s = upload_timeout_s
         self._server.max_upload_mb = max_upload_mb
         self._thread = threading.Thread(target=self._server.run, name="lumiply-server", daemon=True)

@@ -43,6 +43,9 @@ def serve(**options: Any) -> None:
                 if not stop.is_set():
                     describe_engine(slot)
                 wait(stop, slot)
+                click.echo(
+                    f"Stopping: renders under way are given {settings.shutdown_s:g} s. Ctrl-C ends at once."
+                )
         finally:
             slot.close(timeout=10)
     click.echo("Stopped.")
@@ -71,7 +74,8 @@ def wait_for_engine(slot: EngineSlot, stop: threading.Event) -> None:
 def describe_engine(slot: EngineSlot) -> None:
     """Say what renders."""
     info = slot.get().info
-    click.echo(f"Ready: {info.model} on {info.device}, {info.precision}, {info.steps} steps. {info.weights}")
+    steps = f"{info.steps} step{'s' if info.steps != 1 else ''}"
+    click.echo(f"Ready: {info.model} on {info.device}, {info.precision}, {steps}: {info.weights}")
 
 
 def wait(stop: threading.Event, slot: EngineSlot) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from lumiply.errors import AddressError
+from lumiply.server.access import note_refusal
 from lumiply.server.site import find_site
 from lumiply.server.status_views import AT_ONCE
 from lumiply.server.wsgi import BACKLOG, WaitressLoop
@@ -70,11 +72,17 @@ class FlaskServerThread:
                 threads=self._settings.threads,
                 max_upload_mb=self._settings.max_upload_mb,
                 upload_timeout_s=self._settings.upload_timeout_s,
-                at_once=AT_ONCE if self._site is not None else (),
+                **self._ours(),
             )
             self._loop.start()
         log.info("listening on %s", self.url)
         return self
+
+    def _ours(self) -> dict[str, Any]:
+        """What is known of our own application, and of no other."""
+        if self._site is None:
+            return {}
+        return {"at_once": AT_ONCE, "on_refused": functools.partial(note_refusal, self._site)}
 
     def stop_accepting(self) -> None:
         """Free the port; requests under way go on. Safe to call twice, and before `shutdown`."""

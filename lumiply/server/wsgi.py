@@ -14,7 +14,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
@@ -69,6 +70,17 @@ class _NoSpace(Error):
     reason = "Insufficient Storage"
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A request that never reached the application: how it was answered; method and path are empty if unknown."""
+
+    status: int
+    code: str
+    method: str
+    path: str
+    remote: str
+
+
 class _JsonErrorTask(ErrorTask):
     """Answers what never reaches the application as the application answers its own errors."""
 
@@ -81,6 +93,8 @@ class _JsonErrorTask(ErrorTask):
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()
         self.content_length = len(body)
+        method, path = (getattr(self.request, name, "") for name in ("command", "path"))
+        self.channel.server.on_refused(Refusal(error.code, code, method, path, self.channel.addr[0]))
         self.write(body)
 
 
@@ -161,7 +175,8 @@ class _Channel(HTTPChannel):
                 self.will_close = True
                 return
             if not request.headers_finished:
-                request.parse_header(b"GET / HTTP/1.0\r\n")
+                request.parse_header(b"GET / HTTP/1.0\r\n")  # what an answer asks the request for
+                request.command = request.path = ""
             request.error, request.completed = error, True
             self.requests.append(request)
             self.server.add_task(self)
@@ -172,6 +187,7 @@ class _Server(TcpWSGIServer):
     upload_timeout_s = 120.0
     max_upload_mb = 32.0
     at_once: Collection[str] = ()
+    on_refused: Callable[[Refusal], None]
     loop_thread: int | None = None
 
     def add_task(self, channel: _Channel) -> None:
@@ -223,6 +239,7 @@ class WaitressLoop:
         max_upload_mb: float,
         upload_timeout_s: float,
         at_once: Collection[str] = (),
+        on_refused: Callable[[Refusal], None] = lambda refusal: None,
     ) -> None:
         """Take over `listener`, bound and not yet listening; `start()` serves.
 
@@ -231,6 +248,7 @@ class WaitressLoop:
             upload_timeout_s: seconds in which a request must have arrived whole.
             at_once: paths that the application answers in a millisecond without waiting for anything; the loop
                 answers them itself, however many requests wait for a thread.
+            on_refused: told of each request that the application never sees.
         """
         adjustments = Adjustments(
             threads=threads,
@@ -254,6 +272,7 @@ class WaitressLoop:
             app, _sock=listener, dispatcher=dispatcher, adj=adjustments, sockinfo=info, bind_socket=False
         )
         self._server.at_once = at_once
+        self._server.on_refused = on_refused
         self._server.upload_timeout_s = upload_timeout_s
         self._server.max_upload_mb = max_upload_mb
         self._thread = threading.Thread(target=self._server.run, name="lumiply-server", daemon=True)

@@ -121,12 +121,12 @@ class FolderStorage:
         return OpenFile(stream, status.st_size, modified, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
     def stock(self) -> Iterator[Stock]:
-        """See `Storage.stock`."""
+        """See `Storage.stock`. Of a file that several jobs link to, each takes its share."""
         for job_id in self._job_ids():
             record = self._parsed(job_id)
             if record is not None:
                 updated = datetime.fromisoformat(record.updated).timestamp()
-                yield Stock(updated, sum(record.files.values()), job_id)
+                yield Stock(updated, sum(_share(self.folder(job_id) / name) for name in record.files), job_id)
 
     def remember(self, job_id: str, recipe: Recipe) -> None:
         """See `Storage.remember`."""
@@ -183,3 +183,12 @@ class FolderStorage:
     def _sweep_parts(folder: Path) -> None:
         for part in folder.glob(".*.part"):
             part.unlink(missing_ok=True)
+
+
+def _share(file: Path) -> int:
+    """Bytes of a file for each of its names; 0 if it is gone."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size // status.st_nlink

@@ -206,7 +206,7 @@ def aged(store: JobStore, job_id: str, days: float) -> None:
         (2.5, 0, "", ["d3", "d4"]),
         (2.5, 0, "d4", ["d3"]),
         (0, 2500e-9, "", ["d4", "d3"]),
-        (0, 2500e-9, "d4", ["d3"]),
+        (0, 2500e-9, "d4", ["d3", "d2"]),
         (1.5, 3000e-9, "", ["d4", "d3", "d2"]),
     ],
 )
@@ -220,6 +220,18 @@ def test_the_oldest_go_first_and_never_a_running_one(
     assert sorted(sweeper.sweep()) == sorted(gone)
     left = {path.name for path in store.files.root.iterdir()}
     assert left == {"d1", "d2", "d3", "d4", "not-ours"} - set(gone)
+
+
+def test_what_several_jobs_share_takes_its_space_once(store: JobStore) -> None:
+    store.publish("a", RECIPE, {PHOTO_NAME: bytes(600), output_name("red"): bytes(300)})
+    assert store.adopt("b", RECIPE, ["red"]) and store.adopt("c", RECIPE, ["red"])
+    assert sum(stock.size for stock in store.stock()) == 900
+    assert not Sweeper(store, Metrics(), lambda job_id: False, days=0, gigabytes=1000e-9).sweep()
+    assert Sweeper(store, Metrics(), lambda job_id: False, days=0, gigabytes=800e-9).sweep() == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_the_sweeper_works_from_the_start_and_stops(store: JobStore) -> None:

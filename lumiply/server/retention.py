@@ -54,7 +54,8 @@ class Sweeper:
         """
         now = time.time() if now is None else now
         gone: list[str] = []
-        while more := self._sweep_once(now):  # what is shared goes with the last of its jobs
+        # Again, because what is shared goes with the last of its jobs alone.
+        while more := [job_id for job_id in self._sweep_once(now) if job_id not in gone]:
             gone += more
         if gone:
             self._metrics.swept.inc(len(gone))

@@ -33,7 +33,7 @@ def test_load_notices_a_file_that_is_another(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_probe_counts_what_it_could_not_ask_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     probe = HealthProbe("http://127.0.0.1:9")
     monkeypatch.setattr(probe, "_process", type("Process", (), {"join": lambda self, timeout: None})())
-    probe._answers.put([0.01, 3.5 * PERIOD_S])
+    probe._answers.put(([0.01, 3.5 * PERIOD_S], [0.0, 0.001]))
     probe.__exit__()
     assert probe.times == pytest.approx([0.01, *[PERIOD_S * left for left in (3.5, 2.5, 1.5, 0.5)]])
 

@@ -47,7 +47,8 @@ Renders that raise, hang or run out of memory, and a disk that fills up while re
 therefore tests: tests/server/test_engine_faults.py, test_faults.py and test_dispatch.py.
 
 Clients, server and what times `/health` are three processes on the same cores. `/health` is asked every 30 ms; an
-answer that takes longer counts once more for each question that would have been asked meanwhile.
+answer that takes longer counts once more for each question that would have been asked meanwhile. How much too long
+the probe sleeps between two questions tells how busy the machine is with other things.
 """.strip()
 
 

@@ -31,6 +31,7 @@ class HealthProbe:
     Attributes:
         times: seconds of each answer, and, for an answer that took longer than the time between two questions, of
             those that would have been asked meanwhile: else a server that is slow would be asked less often.
+        late: seconds by which the probe's own sleeps were too long: how long the machine lets anybody wait.
     """
 
     def __init__(self, url: str) -> None:
@@ -38,6 +39,7 @@ class HealthProbe:
         self._stop, self._answers = context.Event(), context.Queue()
         self._process = context.Process(target=_ask, args=(url, self._stop, self._answers), daemon=True)
         self.times: list[float] = []
+        self.late: list[float] = []
 
     def __enter__(self) -> HealthProbe:
         self._process.start()
@@ -45,7 +47,7 @@ class HealthProbe:
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
-        took = self._answers.get(timeout=60)
+        took, self.late = self._answers.get(timeout=60)
         self._process.join(10)
         self.times = [left for one in took for left in np.arange(one, 0, -PERIOD_S)]
 
@@ -53,13 +55,15 @@ class HealthProbe:
 def _ask(url: str, stop: Any, answers: Any) -> None:
     """Body of the probe's process."""
     gc.disable()  # its own pauses are not the server's
-    took = []
+    took, late = [], []
     while not stop.is_set():
         began = time.perf_counter()
         client.fetch(f"{url}/health", 30)
-        took.append(time.perf_counter() - began)
+        answered = time.perf_counter()
         time.sleep(PERIOD_S)
-    answers.put(took)
+        took.append(answered - began)
+        late.append(time.perf_counter() - answered - PERIOD_S)
+    answers.put((took, late))
 
 
 @dataclass
@@ -124,7 +128,7 @@ def load(kind: str, clients: int, jobs: int, photos: int, stored: bool = False) 
 
 def _rows(name: str, crowd: Crowd, health: HealthProbe, seconds: float) -> list[Row]:
     jobs, wrong, took = len(crowd.numbers), crowd.wrong, crowd.took
-    p99 = statistics.quantiles(health.times, n=100)[98] * 1000
+    p99, late = (statistics.quantiles(values, n=100)[98] * 1000 for values in (health.times, health.late))
     first = jobs // 5
     after = [value for count, value in crowd.memory.items() if count >= first]
     return [
@@ -133,7 +137,7 @@ def _rows(name: str, crowd: Crowd, health: HealthProbe, seconds: float) -> list[
         Row(f"{name}: seconds a job", "none", f"median {statistics.median(took):.1f}, most {max(took):.1f}", True),
         Row(f"{name}: /health, {len(health.times)} times", "p99 at most 100 ms", f"median"
             f" {statistics.median(health.times) * 1000:.0f} ms, p99 {p99:.0f} ms, most"
-            f" {max(health.times) * 1000:.0f} ms", p99 <= 100),
+            f" {max(health.times) * 1000:.0f} ms (the probe's own sleeps: p99 {late:.0f} ms too long)", p99 <= 100),
         Row(f"{name}: memory from job {first} on", "flat within 50 MB",
             f"{min(after):.0f} to {max(after):.0f} MB; at every fifth of the jobs"
             f" {', '.join(f'{value:.0f}' for count, value in crowd.memory.items() if count % first == 0)}",

@@ -7,8 +7,10 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+
+from lumiply.waiting import waiting
 
 
 @contextlib.contextmanager
@@ -24,19 +26,9 @@ def written_whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is then still there.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
-    try:
+    with _beside(path) as beside:
         yield beside
-        with beside.open("rb+") as file:
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+        _sync_file(beside, mode)
     sync_folder(path.parent)
 
 
@@ -50,20 +42,60 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
         beside.write_bytes(data)
 
 
-def link_whole(path: Path, source: Path) -> None:
-    """Let `path` name the same file as `source`, or a copy of it where the disk knows no links.
+def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by name, each as `write_whole` does. The folder is synced once: that takes as long as a file.
 
     Raises:
-        OSError: `source` is not there, the disk is full, or the folder cannot be written.
+        OSError: the disk is full or the folder cannot be written; some may have been written.
     """
-    with written_whole(path) as beside:
-        beside.unlink()
-        try:
-            os.link(source, beside)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            shutil.copyfile(source, beside)
+    for name, data in files.items():
+        with _beside(folder / name) as beside:
+            beside.write_bytes(data)
+            _sync_file(beside)
+    sync_folder(folder)
+
+
+def link_all(folder: Path, source: Path, names: Collection[str]) -> None:
+    """Let names in `folder` stand for the same files as in `source`, or for copies where the disk knows no links.
+
+    Raises:
+        OSError: one is not there, the disk is full, or the folder cannot be written; some may have been linked.
+    """
+    for name in names:
+        with _beside(folder / name) as beside:
+            beside.unlink()
+            try:
+                os.link(source / name, beside)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                shutil.copyfile(source / name, beside)
+                _sync_file(beside)
+    sync_folder(folder)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give the path of an empty file beside `path`, and rename it to that afterwards; after an error it is gone."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        with contextlib.suppress(
+            OSError
+        ):  # it is still there after an error, and if both names were one file's
+            beside.unlink()
+
+
+def _sync_file(path: Path, mode: int = 0o644) -> None:
+    """Make what was written to a file last through a power cut."""
+    with path.open("rb+") as file:
+        os.fchmod(file.fileno(), mode)
+        with waiting():
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -75,7 +107,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with contextlib.suppress(OSError):  # such as on a mounted Drive
+        with contextlib.suppress(OSError), waiting():  # such as on a mounted Drive
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -86,6 +118,7 @@ def sync_folder(folder: Path) -> None:
     """Make renames and removals in `folder` last through a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with waiting():
+            os.fsync(handle)
     finally:
         os.close(handle)

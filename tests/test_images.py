@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from lumiply.errors import ImageError, ImageTooLargeError
-from lumiply.files import write_whole
 from lumiply.images import encode_jpeg, encode_png, read_photo
 from tests.fakes import photo_bytes
 
@@ -131,26 +130,3 @@ def test_what_is_encoded_decodes_again() -> None:
     image = Image.new("RGB", (8, 8), (250, 10, 60))
     assert read_photo(encode_png(image)).tobytes() == image.tobytes()
     assert read_photo(encode_jpeg(image)).getpixel((4, 4)) == pytest.approx((250, 10, 60), abs=3)
-
-
-def test_writing_replaces_the_whole_file_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    write_whole(path, b"old")
-    write_whole(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.jpg"]
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.jpg"
-    write_whole(path, b"old")
-
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("lumiply.files.os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.jpg"]

@@ -71,8 +71,7 @@ def set_up_logging(settings: Settings) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # The first warns whenever all threads are busy for a moment; the other tells every step of the agent's start.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # It tells every step of the agent's start.
     logging.getLogger("pyngrok").setLevel(logging.DEBUG if settings.log_level == "debug" else logging.WARNING)
 
 

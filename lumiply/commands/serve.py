@@ -45,6 +45,9 @@ def serve(**options: Any) -> None:
                 if not stop.is_set():
                     describe_engine(slot)
                 wait(stop, slot)
+                click.echo(
+                    f"Stopping: renders under way are given {settings.shutdown_s:g} s. Ctrl-C ends at once."
+                )
         finally:
             slot.close(timeout=10)
     click.echo("Stopped.")

@@ -27,7 +27,6 @@ from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
 from lumiply.engine.render import Pictures, Render
-from lumiply.engine.threads import give_way
 from lumiply.errors import (
     BusyError,
     DeviceMemoryError,
@@ -214,8 +213,6 @@ class LocalEngine:
             self._open_jobs.discard(future)
 
     def _work(self) -> None:
-        if self._pipeline.device.type == "cpu":
-            give_way()  # before torch starts its threads from this one
         while self._let_in():
             self._step()
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from lumiply.server.site import site_of
+from lumiply.server.site import Site, site_of
+from lumiply.server.wsgi import Refusal
 
 log = logging.getLogger("lumiply.access")
 
@@ -29,20 +30,36 @@ def install_access_log(app: Flask) -> None:
         metrics = site_of(app).metrics
         metrics.requests.labels(endpoint, _method(request.method), response.status_code).inc()
         metrics.request_seconds.labels(endpoint).observe(seconds)
-        fields: dict[str, Any] = {
-            "method": request.method,
-            "path": request.path[:200],
-            "status": response.status_code,
-            "ms": round(seconds * 1000, 1),
-            "bytes": response.content_length,
-            "job": g.get("job_id"),
-            "colors": g.get("colors"),
-            "code": g.get("error_code"),
-            "from": request.remote_addr,
-        }
-        fields = {name: value for name, value in fields.items() if value is not None}
-        log.info(logfmt(fields), extra={"fields": fields})
+        sent = request.method != "HEAD" and response.status_code not in (204, 304)
+        _write(
+            method=request.method,
+            path=request.path[:200],
+            status=response.status_code,
+            ms=round(seconds * 1000, 1),
+            bytes=response.content_length if sent else 0,
+            job=g.get("job_id"),
+            colors=g.get("colors"),
+            code=g.get("error_code"),
+            remote=request.remote_addr,
+        )
         return response
+
+
+def note_refusal(site: Site, refusal: Refusal) -> None:
+    """Log and count a request that never reached the application."""
+    site.metrics.requests.labels("none", _method(refusal.method), refusal.status).inc()
+    _write(
+        method=refusal.method or None,
+        path=refusal.path[:200] or None,
+        status=refusal.status,
+        code=refusal.code,
+        remote=refusal.remote,
+    )
+
+
+def _write(*, remote: str | None, **fields: Any) -> None:
+    fields = {name: value for name, value in {**fields, "from": remote}.items() if value is not None}
+    log.info(logfmt(fields), extra={"fields": fields})
 
 
 def logfmt(fields: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from lumiply.files import write_whole
 from lumiply.server.names import PUBLIC_NAMES, RECORD_NAME, is_job_id
 from lumiply.server.record import JobRecord, Recipe
 from lumiply.server.storage import OpenFile, Stock
+from lumiply.waiting import waiting
 
 try:
     import fsspec
@@ -245,7 +246,8 @@ class BucketStorage:
     def _reading(self) -> Iterator[None]:
         """What the packages of the protocols raise, in the project's words; FileNotFoundError stays."""
         try:
-            yield
+            with waiting():
+                yield
         except FileNotFoundError as exc:
             if _code(exc) in _NO_BUCKET:
                 raise self._named(exc) from exc

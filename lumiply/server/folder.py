@@ -13,7 +13,7 @@ from pathlib import Path
 from werkzeug.security import safe_join
 
 from lumiply.errors import InvalidJobIdError
-from lumiply.files import link_whole, write_whole
+from lumiply.files import link_all, write_all, write_whole
 from lumiply.server.names import PUBLIC_NAMES, RECORD_NAME, SHEET_NAME, is_job_id, require_job_id
 from lumiply.server.record import JobRecord, Recipe
 from lumiply.server.storage import OpenFile, Stock
@@ -84,15 +84,13 @@ class FolderStorage:
         """See `Storage.write`."""
         folder = self.folder(job_id)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_whole(folder / name, data)
+        write_all(folder, files)
 
     def copy(self, source: str, job_id: str, recipe: Recipe, names: Collection[str]) -> None:
         """See `Storage.copy`. Nothing is copied where the disk knows links."""
         theirs, ours = self.folder(source), self.folder(job_id)
         ours.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            link_whole(ours / name, theirs / name)
+        link_all(ours, theirs, names)
 
     def discard(self, job_id: str, recipe: Recipe | None, names: Collection[str]) -> None:
         """See `Storage.discard`."""
@@ -123,12 +121,12 @@ class FolderStorage:
         return OpenFile(stream, status.st_size, modified, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
     def stock(self) -> Iterator[Stock]:
-        """See `Storage.stock`."""
+        """See `Storage.stock`. Of a file that several jobs link to, each takes its share."""
         for job_id in self._job_ids():
             record = self._parsed(job_id)
             if record is not None:
                 updated = datetime.fromisoformat(record.updated).timestamp()
-                yield Stock(updated, sum(record.files.values()), job_id)
+                yield Stock(updated, sum(_share(self.folder(job_id) / name) for name in record.files), job_id)
 
     def remember(self, job_id: str, recipe: Recipe) -> None:
         """See `Storage.remember`."""
@@ -185,3 +183,12 @@ class FolderStorage:
     def _sweep_parts(folder: Path) -> None:
         for part in folder.glob(".*.part"):
             part.unlink(missing_ok=True)
+
+
+def _share(file: Path) -> int:
+    """Bytes of a file for each of its names; 0 if it is gone."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size // status.st_nlink

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 from typing import Final
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import NotFound
 from werkzeug.wsgi import wrap_file
 
@@ -29,7 +29,7 @@ def get_result(job_id: str, name: str) -> Response:
     if name not in PUBLIC_NAMES:
         raise NotFound
     try:
-        require_job_id(job_id)
+        g.job_id = require_job_id(job_id)
     except InvalidJobIdError:
         raise NotFound from None
     _check_signature(site, job_id, name)

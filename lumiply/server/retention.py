@@ -53,10 +53,22 @@ class Sweeper:
             now: seconds since 1970, for tests.
         """
         now = time.time() if now is None else now
-        kept = sorted(stock for stock in self._store.stock() if not self._is_active(stock.job_id))
-        total = sum(stock.size for stock in kept)
         gone: list[str] = []
-        for stock in kept:
+        # Again, because what is shared goes with the last of its jobs alone.
+        while more := [job_id for job_id in self._sweep_once(now) if job_id not in gone]:
+            gone += more
+        if gone:
+            self._metrics.swept.inc(len(gone))
+            log.info("%d jobs removed (limits on age and size), the oldest %s", len(gone), gone[0])
+        return gone
+
+    def _sweep_once(self, now: float) -> list[str]:
+        stocks = sorted(self._store.stock())
+        total = sum(stock.size for stock in stocks)
+        gone: list[str] = []
+        for stock in stocks:
+            if self._is_active(stock.job_id):
+                continue
             too_old = self._seconds and now - stock.updated > self._seconds
             too_much = self._bytes and total > self._bytes
             if not too_old and not too_much:
@@ -64,9 +76,6 @@ class Sweeper:
             if self._store.remove(stock.job_id, unless=functools.partial(self._runs, stock.job_id)):
                 total -= stock.size
                 gone.append(stock.job_id)
-        if gone:
-            self._metrics.swept.inc(len(gone))
-            log.info("%d jobs removed (limits on age and size), the oldest %s", len(gone), gone[0])
         return gone
 
     def close(self) -> None:

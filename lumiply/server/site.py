@@ -156,10 +156,10 @@ def site_of(app: Flask) -> Site:
     return cast(Site, app.extensions[_KEY])
 
 
-def settings_of(app: object) -> Settings:
-    """The settings of an application that `create_app` made; the defaults for any other."""
+def find_site(app: object) -> Site | None:
+    """The site of an application that `create_app` made; None for any other."""
     site = getattr(app, "extensions", {}).get(_KEY)
-    return site.settings if isinstance(site, Site) else Settings()
+    return site if isinstance(site, Site) else None
 
 
 def current_site() -> Site:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 
 from flask import Blueprint, Response
 
@@ -12,6 +12,9 @@ from lumiply.server.metrics import CONTENT_TYPE
 from lumiply.server.site import Site, current_site
 
 status = Blueprint("status", __name__)
+
+#: Answered ahead of all else: what watches a server asks for them, and takes one that is late for dead.
+AT_ONCE: Final = frozenset({"/health", "/ready"})
 
 
 @status.get("/health")

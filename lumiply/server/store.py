@@ -27,6 +27,7 @@ from lumiply.server.folder import FolderStorage
 from lumiply.server.names import PHOTO_NAME, PUBLIC_NAMES, output_name, require_job_id
 from lumiply.server.record import INTERRUPTED, Failure, JobRecord, Recipe, now_iso
 from lumiply.server.storage import OpenFile, Stock, Storage
+from lumiply.waiting import waiting
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,14 @@ class JobStore:
     @contextlib.contextmanager
     def locked(self, job_id: str) -> Iterator[None]:
         """Keep others in this process from writing to a job."""
-        with self._locks[hash(job_id) % _LOCKS]:
+        lock = self._locks[hash(job_id) % _LOCKS]
+        if not lock.acquire(blocking=False):
+            with waiting():
+                lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def record(self, job_id: str) -> JobRecord | None:
         """What is written down of a job, without the files that are gone; None if nothing is."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from lumiply.errors import AddressError
-from lumiply.server.site import settings_of
+from lumiply.server.access import note_refusal
+from lumiply.server.site import find_site
+from lumiply.server.status_views import AT_ONCE
 from lumiply.server.wsgi import BACKLOG, WaitressLoop
+from lumiply.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -31,7 +35,8 @@ class FlaskServerThread:
 
     def __init__(self, app: WSGIApplication, host: str = "127.0.0.1", port: int = 5000) -> None:
         self._app = app
-        self._settings = settings_of(app)
+        self._site = find_site(app)
+        self._settings = self._site.settings if self._site is not None else Settings()
         self._lock = threading.Lock()
         self._loop: WaitressLoop | None = None
         self.host = host
@@ -58,6 +63,8 @@ class FlaskServerThread:
             if self._loop is not None:
                 return self
             listener = _listen(self.host, self.port)
+            if self._site is not None:
+                self._site.open()  # which takes long where there are many results
             self.port = listener.getsockname()[1]
             self._loop = WaitressLoop(
                 self._app,
@@ -65,10 +72,17 @@ class FlaskServerThread:
                 threads=self._settings.threads,
                 max_upload_mb=self._settings.max_upload_mb,
                 upload_timeout_s=self._settings.upload_timeout_s,
+                **self._ours(),
             )
             self._loop.start()
         log.info("listening on %s", self.url)
         return self
+
+    def _ours(self) -> dict[str, Any]:
+        """What is known of our own application, and of no other."""
+        if self._site is None:
+            return {}
+        return {"at_once": AT_ONCE, "on_refused": functools.partial(note_refusal, self._site)}
 
     def stop_accepting(self) -> None:
         """Free the port; requests under way go on. Safe to call twice, and before `shutdown`."""

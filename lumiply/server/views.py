@@ -12,7 +12,7 @@ from werkzeug.exceptions import RequestTimeout
 from lumiply.colors import in_palette_order, require_color
 from lumiply.engine.protocol import LARGEST_SEED, MOST_STEPS
 from lumiply.errors import InvalidFieldError, MissingFieldError
-from lumiply.server.names import PHOTO_NAME, output_name, require_job_id
+from lumiply.server.names import PHOTO_NAME, is_job_id, output_name, require_job_id
 from lumiply.server.order import Order
 from lumiply.server.site import Site, current_site
 
@@ -54,6 +54,8 @@ class ProcessRequest:
         ]
         if not job_id:
             raise MissingFieldError("job_id")
+        if is_job_id(job_id):
+            g.job_id = job_id  # for the log, whatever comes of it
         if not color and not several:
             raise MissingFieldError("color")
         colors = in_palette_order([require_color(name) for name in ([color] if color else []) + several])
@@ -85,7 +87,7 @@ def post_process() -> dict[str, Any]:
     site = current_site()
     asked = ProcessRequest.parse(site)
     order = asked.order
-    g.job_id, g.colors = order.job_id, ",".join(order.colors)
+    g.colors = ",".join(order.colors)
     site.jobs.ensure(order, site.settings.request_timeout_s - seconds_on_the_way())
     answer = {
         "job_id": order.job_id,

@@ -1,7 +1,9 @@
-"""waitress, with what it lacks: errors as JSON that arrive, and a time within which a request must have come.
+"""waitress, with what it lacks: errors as JSON that arrive, a time within which a request must have come, and answers
+that wait for nobody.
 
 waitress reads requests and writes answers in one loop for all connections; a thread is busy only while the
-application works. So slow clients, however many, cost no threads (benchmarks/results/servers.md).
+application works. So slow clients, however many, cost no threads (benchmarks/results/servers.md). Threads take turns
+(`lumiply.server.turns`), and whether the server is alive and ready the loop answers by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
@@ -23,6 +27,7 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
 from lumiply.server.answers import error_body
+from lumiply.server.turns import TurnDispatcher
 from lumiply.server.views import BEGAN
 
 if TYPE_CHECKING:
@@ -65,6 +70,17 @@ class _NoSpace(Error):
     reason = "Insufficient Storage"
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A request that never reached the application: how it was answered; method and path are empty if unknown."""
+
+    status: int
+    code: str
+    method: str
+    path: str
+    remote: str
+
+
 class _JsonErrorTask(ErrorTask):
     """Answers what never reaches the application as the application answers its own errors."""
 
@@ -77,6 +93,8 @@ class _JsonErrorTask(ErrorTask):
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()
         self.content_length = len(body)
+        method, path = (getattr(self.request, name, "") for name in ("command", "path"))
+        self.channel.server.on_refused(Refusal(error.code, code, method, path, self.channel.addr[0]))
         self.write(body)
 
 
@@ -106,15 +124,20 @@ class _Channel(HTTPChannel):
     request: Any = None  # the one that is arriving
     close_when_flushed: bool
     refused = False  # an error was answered before all had arrived
+    is_urgent = False  # what has just come is to be answered by the loop itself
     lingers_until: float | None = None
 
     def received(self, data: bytes) -> bool:
         try:
-            return bool(super().received(data))
+            received = bool(super().received(data))
         except OSError as exc:  # a large body goes to a temporary file
             log.error("upload not buffered: %s", exc)
             self.give_up(_NoSpace(""))
             return False
+        if self.is_urgent:
+            self.is_urgent = False
+            self.server.answer(self)
+        return received
 
     def service(self) -> None:
         self.refused = self.requests[0].error is not None
@@ -152,7 +175,8 @@ class _Channel(HTTPChannel):
                 self.will_close = True
                 return
             if not request.headers_finished:
-                request.parse_header(b"GET / HTTP/1.0\r\n")
+                request.parse_header(b"GET / HTTP/1.0\r\n")  # what an answer asks the request for
+                request.command = request.path = ""
             request.error, request.completed = error, True
             self.requests.append(request)
             self.server.add_task(self)
@@ -162,6 +186,37 @@ class _Server(TcpWSGIServer):
     channel_class = _Channel
     upload_timeout_s = 120.0
     max_upload_mb = 32.0
+    at_once: Collection[str] = ()
+    on_refused: Callable[[Refusal], None]
+    loop_thread: int | None = None
+
+    def add_task(self, channel: _Channel) -> None:
+        """Have the first request of a channel answered. Its lock may be held."""
+        request = channel.requests[0]
+        is_quick = request.error is None and request.path in self.at_once
+        if is_quick and threading.get_ident() == self.loop_thread:
+            channel.is_urgent = True  # once the lock is free
+        else:
+            super().add_task(channel)
+
+    def answer(self, channel: _Channel) -> None:
+        """Answer a quick request in the loop; with others behind it, it waits in line as they do."""
+        if len(channel.requests) == 1:
+            channel.service()
+        else:
+            super().add_task(channel)
+
+    def handle_accept(self) -> None:
+        """Let in all who wait. waitress lets in one, then serves all connections, then lets in another."""
+        for _ in range(BACKLOG):
+            before = len(self._map)
+            super().handle_accept()
+            if len(self._map) == before or len(self._map) >= self.adj.connection_limit:
+                return
+
+    def run(self) -> None:
+        self.loop_thread = threading.get_ident()
+        super().run()
 
     def maintenance(self, now: float) -> None:
         super().maintenance(now)
@@ -183,12 +238,17 @@ class WaitressLoop:
         threads: int,
         max_upload_mb: float,
         upload_timeout_s: float,
+        at_once: Collection[str] = (),
+        on_refused: Callable[[Refusal], None] = lambda refusal: None,
     ) -> None:
         """Take over `listener`, bound and not yet listening; `start()` serves.
 
         Args:
             max_upload_mb: the application's limit, in millions of bytes; it answers itself what is a little larger.
             upload_timeout_s: seconds in which a request must have arrived whole.
+            at_once: paths that the application answers in a millisecond without waiting for anything; the loop
+                answers them itself, however many requests wait for a thread.
+            on_refused: told of each request that the application never sees.
         """
         adjustments = Adjustments(
             threads=threads,
@@ -206,7 +266,13 @@ class WaitressLoop:
             sockets=[listener],
         )
         info = (listener.family, listener.type, listener.proto, listener.getsockname())
-        self._server = _Server(app, _sock=listener, adj=adjustments, sockinfo=info, bind_socket=False)
+        dispatcher = TurnDispatcher()
+        dispatcher.set_thread_count(threads)
+        self._server = _Server(
+            app, _sock=listener, dispatcher=dispatcher, adj=adjustments, sockinfo=info, bind_socket=False
+        )
+        self._server.at_once = at_once
+        self._server.on_refused = on_refused
         self._server.upload_timeout_s = upload_timeout_s
         self._server.max_upload_mb = max_upload_mb
         self._thread = threading.Thread(target=self._server.run, name="lumiply-server", daemon=True)

@@ -1,21 +1,13 @@
-"""Threads: never more than the process, or its container, may use; and those that render go last."""
+"""Threads: never more than the process, or its container, may use."""
 
 from __future__ import annotations
 
 import os
-import sys
-import threading
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from lumiply.colors import COLORS
 from lumiply.engine import threads
-from lumiply.engine.local import LocalEngine
-from lumiply.engine.protocol import EngineInfo
-from tests.nano import nano_pipeline
 
 
 @pytest.mark.parametrize(
@@ -40,30 +32,3 @@ def test_threads_are_only_ever_fewer(monkeypatch):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
-
-
-def niceness() -> dict[int, int]:
-    """Of every thread of this process, torch's own as well."""
-    return {int(task.name): os.getpriority(os.PRIO_PROCESS, int(task.name))
-            for task in Path("/proc/self/task").iterdir()}  # fmt: skip
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to a thread on Linux alone")
-def test_all_threads_that_render_give_way_and_no_others():
-    threads_of_torch = torch.get_num_threads()
-    torch.set_num_threads(2)
-    pipeline, photo = nano_pipeline(), Image.new("RGB", (300, 200), (90, 80, 70))
-    pipeline.relight(photo, COLORS, seed=1, steps=2)  # this thread has its own of torch's as well
-    before = niceness()
-    engine = LocalEngine(pipeline, EngineInfo("nano", "", "nano-0", "cpu", "float32", 64, 2))
-    try:
-        engine.submit(photo, COLORS).result(60)
-        own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        after = niceness()
-    finally:
-        torch.set_num_threads(threads_of_torch)
-        engine.close(60)
-    new = {thread: nice for thread, nice in after.items() if thread not in before}
-    assert len(new) >= 3  # the worker, one of torch's, and those that resize
-    assert set(new.values()) == {min(19, own + threads.NICER)}
-    assert all(after[thread] == nice for thread, nice in before.items() if thread in after)

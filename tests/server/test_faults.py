@@ -1,4 +1,4 @@
-"""What must not bring the server down, in short; the long versions are in benchmarks/soak.py."""
+"""What must not bring the server down, in short; the long versions are in benchmarks/soak/."""
 
 from __future__ import annotations
 

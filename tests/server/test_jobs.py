@@ -267,7 +267,7 @@ def test_a_storm_of_requests_for_the_same_jobs_leaves_order_behind(
     assert set(statuses) <= {200, 404, 409} and statuses.count(200) > 20
     wait_until(lambda: not any(site.jobs.is_active(f"job-{number}") for number in range(3)))
     assert site.queue.length == 0
-    assert site.jobs._under_way == {} and site.jobs._active == {}  # nothing is left behind in memory either
+    assert site.jobs._claims.is_empty  # nothing is left behind in memory either
     for number in range(3):
         job_id = f"job-{number}"
         # a photo that the storm had not: of one that it had, some colours may be stored, and no more are rendered

@@ -251,7 +251,7 @@ def test_an_s3_server_that_goes_away_while_it_renders_is_503_and_the_next_try_su
             s3.start()
         manual.manual = False
         assert post(app.test_client()).status_code == 200
-    assert site_of(app).jobs._active == {}
+    assert site_of(app).jobs._claims.is_empty
 
 
 def test_a_bucket_that_is_not_there_is_503_until_it_is_made(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lumiply.commands.common import JsonFormatter
 from lumiply.engine.protocol import Progress
-from lumiply.server import EngineSlot
+from lumiply.server import EngineSlot, FlaskServerThread
 from lumiply.server.access import logfmt
 from lumiply.server.dispatch import RenderQueue
 from lumiply.server.site import site_of
@@ -172,6 +173,43 @@ def test_a_request_is_one_line_with_its_job_and_without_secrets(
     assert "code=unauthorized" in lines[1].getMessage()
     everything = "".join(JsonFormatter().format(record) for record in caplog.records)
     assert token not in everything and "wrong-token" not in everything and "PNG" not in everything
+
+
+def test_a_file_that_is_not_sent_again_counts_no_bytes(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    post(client)
+    address = "/static/inference/job-1/output_red.jpg"
+    etag = client.head(address, buffered=True).headers["ETag"]
+    with caplog.at_level(logging.INFO):
+        client.get(address, headers={"If-None-Match": etag}, buffered=True)
+    assert f"path={address} status=304 " in caplog.messages[-1]
+    assert " bytes=0 job=job-1 " in caplog.messages[-1]
+
+
+def test_a_refused_form_is_logged_with_its_job(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        post(client, color="pink")
+        post(client, job_id="../x\n")
+    assert [record.fields.get("job") for record in caplog.records] == ["job-1", None]
+
+
+def test_what_never_reaches_the_application_is_logged_and_counted_as_well(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = "POST /process?token=secret HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n"
+    with caplog.at_level(logging.INFO), FlaskServerThread(app, "127.0.0.1", 0) as server:
+        for sent in ("garbage\r\n\r\n", head):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            with connection, connection.makefile("rb") as stream:
+                connection.sendall(sent.encode())
+                assert stream.readline().startswith(b"HTTP/1.")
+    lines = [record.getMessage() for record in caplog.records if record.name == "lumiply.access"]
+    assert lines == [
+        "status=400 code=bad_request from=127.0.0.1",
+        "method=POST path=/process status=413 code=upload_too_large from=127.0.0.1",
+    ]
+    assert figures(app.test_client())["lumiply_http_requests_total,code=413,endpoint=none,method=POST"] == 1
 
 
 def test_json_lines_carry_the_fields(caplog: pytest.LogCaptureFixture, client: FlaskClient) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -150,11 +151,12 @@ def test_nothing_is_taken_over_from_a_job_that_changes_meanwhile(
 ) -> None:
     store.publish("a", RECIPE, FILES)
 
-    def link_late(path: Path, source: Path) -> None:
+    def link_late(folder: Path, source: Path, names: Collection[str]) -> None:
         store.publish("a", OTHER, {PHOTO_NAME: b"other", output_name("red"): b"other red"})
-        path.write_bytes(source.read_bytes())
+        for name in names:
+            (folder / name).write_bytes((source / name).read_bytes())
 
-    monkeypatch.setattr("lumiply.server.folder.link_whole", link_late)
+    monkeypatch.setattr("lumiply.server.folder.link_all", link_late)
     assert not store.adopt("b", RECIPE, ["red"])
     assert store.colors_of("b", RECIPE) == frozenset()
     assert not (folder_of(store, "b") / output_name("red")).exists()
@@ -204,7 +206,7 @@ def aged(store: JobStore, job_id: str, days: float) -> None:
         (2.5, 0, "", ["d3", "d4"]),
         (2.5, 0, "d4", ["d3"]),
         (0, 2500e-9, "", ["d4", "d3"]),
-        (0, 2500e-9, "d4", ["d3"]),
+        (0, 2500e-9, "d4", ["d3", "d2"]),
         (1.5, 3000e-9, "", ["d4", "d3", "d2"]),
     ],
 )
@@ -218,6 +220,18 @@ def test_the_oldest_go_first_and_never_a_running_one(
     assert sorted(sweeper.sweep()) == sorted(gone)
     left = {path.name for path in store.files.root.iterdir()}
     assert left == {"d1", "d2", "d3", "d4", "not-ours"} - set(gone)
+
+
+def test_what_several_jobs_share_takes_its_space_once(store: JobStore) -> None:
+    store.publish("a", RECIPE, {PHOTO_NAME: bytes(600), output_name("red"): bytes(300)})
+    assert store.adopt("b", RECIPE, ["red"]) and store.adopt("c", RECIPE, ["red"])
+    assert sum(stock.size for stock in store.stock()) == 900
+    assert not Sweeper(store, Metrics(), lambda job_id: False, days=0, gigabytes=1000e-9).sweep()
+    assert Sweeper(store, Metrics(), lambda job_id: False, days=0, gigabytes=800e-9).sweep() == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_the_sweeper_works_from_the_start_and_stops(store: JobStore) -> None:

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -18,7 +19,8 @@ from lumiply import client
 from lumiply.colors import COLORS
 from lumiply.errors import AddressError, RemoteError
 from lumiply.server import FlaskServerThread
-from tests.fakes import FakeEngine, photo_bytes
+from lumiply.settings import Settings
+from tests.fakes import PATIENCE_S, FakeEngine, photo_bytes, wait_until
 
 
 @pytest.fixture
@@ -60,6 +62,62 @@ def test_health_answers_within_100_ms_while_renders_wait(make_app: Callable[...,
         render.finish()
         assert all(answer.result(10)["status"] == "completed" for answer in waiting)
     assert sorted(times)[10] < 0.1
+
+
+def test_health_and_readiness_are_told_while_every_thread_is_taken(
+    make_app: Callable[..., Flask], settings: Settings
+) -> None:
+    app, release, taken = make_app(FakeEngine(), settings.replace(threads=8)), threading.Event(), []
+
+    @app.get("/hang")
+    def hang() -> str:
+        taken.append(1)
+        assert release.wait(PATIENCE_S)
+        return "done"
+
+    with FlaskServerThread(app, "127.0.0.1", 0) as server, ThreadPoolExecutor(12) as pool:
+        hung = [pool.submit(client.fetch, f"{server.url}/hang") for _ in range(12)]
+        wait_until(lambda: len(taken) == 8)
+        assert json.loads(client.fetch(f"{server.url}/health?token=x", 5))["status"] == "healthy"
+        assert json.loads(client.fetch(f"{server.url}/ready", 5))["ready"]
+        release.set()
+        assert [answer.result(10) for answer in hung] == [b"done"] * 12
+
+
+def test_many_questions_on_one_connection_wait_in_line_and_are_all_answered(app: Flask) -> None:
+    """Were the loop to answer them all at once, everybody else would wait for it meanwhile."""
+    in_loop, ends = 0, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+    @app.before_request
+    def count() -> None:
+        nonlocal in_loop
+        in_loop += threading.current_thread().name == "lumiply-server"
+
+    with FlaskServerThread(app, "127.0.0.1", 0) as server:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        with connection, connection.makefile("rb") as stream:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 50 + ends)
+            assert stream.read().count(b"HTTP/1.1 200 OK") == 51
+    assert in_loop <= 1  # the last, if it came by itself
+
+
+def test_all_who_connect_in_the_same_moment_are_let_in_together(app: Flask) -> None:
+    with FlaskServerThread(app, "127.0.0.1", 0) as server:
+        connections = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(100)]
+        for connection in connections:
+            connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        for connection in connections:
+            with connection, connection.makefile("rb") as stream:
+                assert stream.readline() == b"HTTP/1.0 200 OK\r\n"
+
+
+def test_any_other_application_is_served_as_well() -> None:
+    def plain(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [threading.current_thread().name.encode()]
+
+    with FlaskServerThread(plain, "127.0.0.1", 0) as server:
+        assert client.fetch(f"{server.url}/health").startswith(b"waitress-")  # nobody said that it is quick
 
 
 @pytest.mark.parametrize("megabytes", [33, 65])  # the application refuses the one, its server the other

@@ -278,9 +278,14 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 class _Descriptions(pickle.Pickler):
-    """Of a tensor it keeps what a compiler needs to know, not the numbers."""
+    """Of a tensor it keeps what a compiler needs to know, not the numbers; of a set, its order by name.
+
+    Sets of strings are in another order in every process, and a description is what kept code is found by.
+    """
 
     def persistent_id(self, thing: Any) -> Any:
+        if isinstance(thing, set):
+            return sorted(thing)
         if not isinstance(thing, Tensor):
             return None
         return isinstance(thing, nn.Parameter), tuple(thing.shape), thing.stride(), thing.dtype, thing.device
@@ -289,7 +294,9 @@ class _Descriptions(pickle.Pickler):
 class _Stands(pickle.Unpickler):
     """Reads descriptions as tensors without numbers, inside `FakeTensorMode`."""
 
-    def persistent_load(self, pid: Any) -> Tensor:
+    def persistent_load(self, pid: Any) -> Tensor | set[str]:
+        if isinstance(pid, list):
+            return set(pid)
         is_parameter, shape, stride, dtype, device = pid
         tensor = torch.empty_strided(shape, stride, dtype=dtype, device=device)
         return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor

@@ -341,6 +341,32 @@ def test_a_description_is_the_same_for_the_same_architecture_and_holds_no_number
     assert described[0] != describe(Part(Toy(), "encode", (images(2).contiguous(),)))
 
 
+DESCRIBES = """
+import hashlib, torch
+from lumiply.engine.ahead import describe
+from tests.nano import nano_pipeline
+
+with torch.inference_mode():
+    for task in nano_pipeline().compile_tasks([2]):
+        for part in task.parts:
+            print(task.name, hashlib.sha256(describe(part(task.inputs()))).hexdigest())
+"""
+
+
+def test_every_start_describes_a_model_alike_and_so_finds_what_was_kept():
+    said = set()
+    for seed in ("1", "2", "3", "4"):  # of the order of strings in sets
+        environ = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        ran = subprocess.run([sys.executable, "-c", DESCRIBES], capture_output=True, text=True, env=environ)
+        assert ran.returncode == 0 and ran.stdout.count("the step") == 3, ran.stderr
+        said.add(ran.stdout)
+    assert len(said) == 1
+
+
 def test_without_a_folder_that_can_be_written_code_is_kept_until_the_end(tmp_path, caplog):
     blocked = tmp_path / "file"
     blocked.write_text("")

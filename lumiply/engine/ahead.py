@@ -288,7 +288,12 @@ class _Descriptions(pickle.Pickler):
             return sorted(thing)
         if not isinstance(thing, Tensor):
             return None
-        return isinstance(thing, nn.Parameter), tuple(thing.shape), thing.stride(), thing.dtype, thing.device
+        is_parameter = isinstance(thing, nn.Parameter)
+        if (
+            thing.is_meta
+        ):  # let go of; what it once was differs between a model's files and its converted form
+            thing = torch.empty(0, device="meta")
+        return is_parameter, tuple(thing.shape), thing.stride(), thing.dtype, thing.device
 
 
 class _Stands(pickle.Unpickler):

@@ -341,6 +341,15 @@ def test_a_description_is_the_same_for_the_same_architecture_and_holds_no_number
     assert described[0] != describe(Part(Toy(), "encode", (images(2).contiguous(),)))
 
 
+def test_weights_that_were_let_go_make_no_difference_to_what_is_compiled():
+    described = set()
+    for dtype in (torch.float16, torch.float32):  # of a converted file, and of the published ones
+        network = Toy()
+        network.register_parameter("gone", torch.nn.Parameter(torch.empty(3, dtype=dtype, device="meta")))
+        described.add(describe(Part(network, "encode", (images(2),))))
+    assert len(described) == 1
+
+
 DESCRIBES = """
 import hashlib, torch
 from lumiply.engine.ahead import describe

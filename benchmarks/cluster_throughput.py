@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import tempfile
 import threading
@@ -48,6 +49,8 @@ ASIDE_S: Final = 12.0
 COMING_S: Final = 60.0
 #: Seconds that a replica which comes later is given to load what is compiled.
 LOADING_S: Final = 30.0
+#: Free bytes that filled weights need.
+ROOM: Final = 8e9
 #: Seconds that one job may take.
 JOB_S: Final = 600.0
 
@@ -247,6 +250,12 @@ def close(late: Future[Engine]) -> None:
         late.result().close()
 
 
+def roomy() -> Path | None:
+    """Memory that looks like a folder, for filled weights, if there is enough; None: where temporary files go."""
+    shared = Path("/dev/shm")
+    return shared if shared.is_dir() and shutil.disk_usage(shared).free > ROOM else None
+
+
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -265,7 +274,6 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[7, 14], help="batches that are compiled")
     parser.add_argument("--slots", type=int, help="parts that are compiled at once")
     parser.add_argument("--cache-dir", type=Path, help="compiled code is looked for and kept there")
-    parser.add_argument("--folder", type=Path, help="where filled weights are written, for the run's time")
     parser.add_argument("--budget", type=float, default=1800.0, help="seconds in all")
     parser.add_argument("--out", type=Path, help="write all results there, as JSON")
     return parser.parse_args(arguments)
@@ -276,9 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Replicas find the benchmarks by this.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (
-        tempfile.TemporaryDirectory(
-            prefix="lumiply-", dir=options.folder, ignore_cleanup_errors=True
-        ) as folder,
+        tempfile.TemporaryDirectory(prefix="lumiply-", dir=roomy(), ignore_cleanup_errors=True) as folder,
         replicas_stay(),
     ):
         run = Run(options, Path(folder))

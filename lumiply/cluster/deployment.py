@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from ray.serve.schema import LoggingConfig
 from lumiply.cluster.replica import Replica
 from lumiply.colors import COLORS
 from lumiply.engine.protocol import Engine
-from lumiply.errors import SettingsError
+from lumiply.errors import SettingsError, WeightsError
 from lumiply.settings import Settings
 
 APPLICATION: Final = "lumiply"
@@ -106,12 +107,26 @@ def application(settings: Settings, load: Callable[[], Engine] | None = None) ->
         max_ongoing_requests=parallel + 1,  # and one more, so that it never idles
         # Each server counts for itself (RayEngine). Serve counts late: what it has yet to place, or to take back.
         max_queued_requests=2 * (settings.queue_size + most * parallel),
-        user_config={"replicas": most},
+        user_config={"replicas": most, "asked": "" if load else asked_by(settings)},
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=DRAIN_S,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     return deployment(Replica).bind(load or LoadEngine(told), settings.stuck_after_s)
+
+
+def asked_by(settings: Settings) -> str:
+    """Another text once anything is other that decides what replicas are: release, settings, or the files here."""
+    from lumiply.version import __version__
+    from lumiply.weights import find_weights
+
+    told = engine_settings(settings)
+    try:
+        files = find_weights(settings.ckpt_dir, settings.adaptors_dir, settings.model).fingerprint()
+    except WeightsError:  # a server without the weights
+        files = "none"
+    parts = [__version__, *(f"{name}={told[name]}" for name in sorted(told)), files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def wants_gpu(settings: Settings) -> bool:

@@ -54,10 +54,19 @@ class Replica:
         self._stuck_after = stuck_after_s
         self._last_progress = time.monotonic()
         self._replicas = 1
+        self._asked = ""
 
     def reconfigure(self, config: dict[str, Any]) -> None:
-        """Told by Ray Serve, at the start and on a change: `{"replicas": the most there may be}`."""
-        self._replicas = int(config["replicas"])
+        """Told by Ray Serve, at the start and on a change.
+
+        Args:
+            config: "replicas": the most there may be; "asked": stands for all that they were asked for with.
+        """
+        self._replicas, self._asked = int(config["replicas"]), str(config["asked"])
+
+    def asked(self) -> str:
+        """What stands for the settings and files by which the application was started."""
+        return self._asked
 
     def info(self) -> EngineInfo:
         """What runs here; `parallel` counts all replicas that there may be, so that callers keep them all busy."""

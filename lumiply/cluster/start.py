@@ -29,13 +29,25 @@ except ImportError as exc:
         "engine=ray needs Ray, which is not installed. Run `pip install 'lumiply[cluster]'`, or unset LUMIPLY_ENGINE."
     ) from exc
 
-from lumiply.cluster.deployment import APPLICATION, DEPLOYMENT, application, replica_range, wants_gpu
+from lumiply.cluster.deployment import (
+    APPLICATION,
+    DEPLOYMENT,
+    application,
+    asked_by,
+    replica_range,
+    wants_gpu,
+)
 from lumiply.cluster.engine import RayEngine
 
 log = logging.getLogger(__name__)
 
 #: Seconds that the first replica is given to load; the published weights take about 20 s from a warm disk.
 FIRST_REPLICA_S: Final = 1800.0
+
+#: Seconds that a replica is given to say how it was asked for.
+ANSWER_S: Final = 10.0
+#: Ray is started this often, should it not come up.
+STARTS: Final = 2
 
 #: Unhealthy means that a replica died and Serve is replacing it.
 _UP: Final = (ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
@@ -80,21 +92,37 @@ class _Connection:
             self._init(address)
 
     def _init(self, address: str | None) -> None:
+        if address is None:
+            self._start()
+            return
         try:
-            if address is None:
+            ray.init(address=address, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as exc:
+            raise SettingsError(
+                f"no Ray cluster answers at {address}: {_first_line(exc)}"
+                " Start one with `ray start --head`, or leave --address away to start Ray here."
+            ) from exc
+
+    def _start(self) -> None:
+        """Start Ray on this machine. It gives its own programs seconds, which a busy machine may not have."""
+        for attempt in range(STARTS):
+            try:
                 ray.init(
                     address="local",
                     include_dashboard=False,
                     logging_level=logging.WARNING,
                     _node_ip_address="127.0.0.1",
                 )
-            else:
-                ray.init(address=address, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as exc:
-            raise SettingsError(
-                f"no Ray cluster answers at {address or 'this machine'}: {str(exc).splitlines()[0]}"
-                " Start one with `ray start --head`, or leave --address away to start Ray here."
-            ) from exc
+                return
+            except Exception as exc:  # Ray raises plain ones
+                ray.shutdown()
+                log.warning("Ray did not start (attempt %d of %d): %s", attempt + 1, STARTS, _first_line(exc))
+                cause = exc
+        raise EngineClosedError(
+            f"Ray could not be started on this machine: {_first_line(cause).rstrip('.')}. Its logs lie in"
+            " /tmp/ray/session_latest/logs; see that the machine has processor time and memory to spare, then start"
+            " again."
+        ) from cause
 
     def close(self) -> None:
         with self._lock:
@@ -112,19 +140,22 @@ def connect(settings: Settings, load: Callable[[], Engine] | None = None) -> Ray
     """The engine over Ray. Returns once a replica is loaded.
 
     Without `settings.ray_address`, Ray is started on this machine, and ends with the engine. Otherwise the
-    application that runs there is used; it is started if there is none, changed if `settings.replicas` is given,
-    and left running.
+    application that runs there is used; it is started if there is none, changed if `settings.replicas` is given and
+    it is another than they ask for, and left running.
 
     Args:
         load: loads a replica's engine; from the settings by default.
 
     Raises:
         SettingsError: no cluster answers, or it has no GPU and one is asked for.
-        EngineClosedError: no replica could be brought up.
+        EngineClosedError: Ray could not be started, or no replica brought up.
     """
     _connection.open(settings.ray_address)
     try:
-        if settings.replicas is not None or not is_up():
+        up = is_up()
+        if up and settings.replicas is not None and load is None and runs_as_asked(settings):
+            log.info("the application runs already as the settings ask; its replicas go on")
+        elif not up or settings.replicas is not None:
             deploy(settings, load)
         handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
         info = handle.info.remote().result(timeout_s=FIRST_REPLICA_S)
@@ -138,6 +169,16 @@ def connect(settings: Settings, load: Callable[[], Engine] | None = None) -> Ray
         is_up=is_up,
         disconnect=_connection.close,
     )
+
+
+def runs_as_asked(settings: Settings) -> bool:
+    """Whether the application was started by such settings, from such files: Serve would replace all its replicas."""
+    try:
+        handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
+        return bool(handle.asked.remote().result(timeout_s=ANSWER_S) == asked_by(settings))
+    except Exception as exc:  # none answers, or it is none of this version
+        log.debug("the application is started anew: %s", exc)
+        return False
 
 
 def deploy(settings: Settings, load: Callable[[], Engine] | None = None) -> None:
@@ -176,3 +217,7 @@ def is_up() -> bool:
 def _why() -> str:
     found = serve.status().applications.get(APPLICATION)
     return " ".join(found.message.split())[-500:] if found is not None else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -99,28 +99,38 @@ class AheadOfTime:
         key = hashlib.sha256(
             b"\0".join([description, repr(sorted(self._options.items())).encode(), surroundings(part)])
         ).hexdigest()[:20]
-        path = self.folder / "parts" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{key}"
+        plain_name = re.sub("[^a-z0-9]+", "-", name.lower())
+        path = self.folder / "parts" / f"{plain_name}-{key}"
         if path.is_dir():
-            try:
+            with contextlib.suppress(Exception):  # damaged: see below
                 return load(path, part.network)
-            except Exception as error:
-                log.warning("%s: kept code cannot be loaded (%s) and is made again", name, error)
-                shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(exist_ok=True)
-        with self._alone_with(path):
-            if not path.is_dir():
-                self._compile(description, path, name)
-        return load(path, part.network)
+        with self._alone_with(plain_name):
+            if path.is_dir():
+                try:
+                    return load(path, part.network)
+                except Exception as error:
+                    log.warning("%s: kept code cannot be loaded (%s) and is made again", name, error)
+                    shutil.rmtree(path, ignore_errors=True)
+            path.parent.mkdir(exist_ok=True)
+            self._compile(description, path, name)
+            return load(path, part.network)
 
     @contextlib.contextmanager
-    def _alone_with(self, path: Path) -> Iterator[None]:
+    def _alone_with(self, name: str) -> Iterator[None]:
         """Of several engines on a machine, such as a replica for each GPU, one compiles it and the others wait."""
-        lock = FileLock(path.parent / f".{path.name}.lock")
+        locks = self.folder / "locks"
+        locks.mkdir(exist_ok=True)
+        lock = FileLock(locks / f"{name}.lock")
         while not lock.is_locked:
             if self._closed:
                 raise CompilationError("the engine is closing")
-            with contextlib.suppress(Timeout):
+            try:
                 lock.acquire(LOOK_S)
+            except Timeout:
+                continue
+            except (OSError, NotImplementedError) as error:  # a file system without locks
+                log.debug("%s: %s", locks, error)
+                break
         try:
             yield
         finally:
@@ -269,18 +279,30 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 class _Descriptions(pickle.Pickler):
-    """Of a tensor it keeps what a compiler needs to know, not the numbers."""
+    """Of a tensor it keeps what a compiler needs to know, not the numbers; of a set, its order by name.
+
+    Sets of strings are in another order in every process, and a description is what kept code is found by.
+    """
 
     def persistent_id(self, thing: Any) -> Any:
+        if isinstance(thing, set):
+            return sorted(thing)
         if not isinstance(thing, Tensor):
             return None
-        return isinstance(thing, nn.Parameter), tuple(thing.shape), thing.stride(), thing.dtype, thing.device
+        is_parameter = isinstance(thing, nn.Parameter)
+        if (
+            thing.is_meta
+        ):  # let go of; what it once was differs between a model's files and its converted form
+            thing = torch.empty(0, device="meta")
+        return is_parameter, tuple(thing.shape), thing.stride(), thing.dtype, thing.device
 
 
 class _Stands(pickle.Unpickler):
     """Reads descriptions as tensors without numbers, inside `FakeTensorMode`."""
 
-    def persistent_load(self, pid: Any) -> Tensor:
+    def persistent_load(self, pid: Any) -> Tensor | set[str]:
+        if isinstance(pid, list):
+            return set(pid)
         is_parameter, shape, stride, dtype, device = pid
         tensor = torch.empty_strided(shape, stride, dtype=dtype, device=device)
         return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor

@@ -1,7 +1,8 @@
 """Results behind an fsspec URL, such as a bucket's, for any number of servers at the same time.
 
 Under the URL stand, for a job, `<job_id>/.job.json` (its record) and `<job_id>/<place>/<name>` (its files, where each
-recipe has a place of its own), and `.recipes/<recipe>/<job_id>` (empty: the job has files by that recipe).
+recipe has a place of its own), `.recipes/<recipe>/<job_id>` (empty: the job has files by that recipe), and
+`.servers/<server>` (empty: that server lived when it was written).
 
 An object store shows an object once all of it has come, and not before. Where nothing of the kind is known, a file is
 written under another name and then renamed.
@@ -48,13 +49,15 @@ _BLOCK: Final = 4 * 2**20
 
 #: Folder of the notes on which job has files by which recipe.
 _NOTES: Final = ".recipes"
+#: Folder of the signs of life.
+_SERVERS: Final = ".servers"
 #: Codes by which S3 servers say that there is no space, or no bucket.
 _FULL: Final = frozenset({"507", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"})
 _NO_BUCKET: Final = frozenset({"NoSuchBucket"})
 
 
 class BucketStorage:
-    """Implements `Storage`."""
+    """Implements `Storage` and `Signs`."""
 
     shared = True
 
@@ -178,6 +181,21 @@ class BucketStorage:
 
     def free_bytes(self) -> None:
         """See `Storage.free_bytes`: nobody knows."""
+
+    # Signs
+
+    def sign_life(self, server: str) -> None:
+        """See `Signs.sign_life`."""
+        self._put({self._key(_SERVERS, server): b""})
+
+    def signs_of_life(self) -> dict[str, datetime]:
+        """See `Signs.signs_of_life`."""
+        found = self._find(self._key(_SERVERS))
+        return {name: _modified(info) for key, info in found.items() if is_job_id(name := _last(key))}
+
+    def forget_server(self, server: str) -> None:
+        """See `Signs.forget_server`."""
+        self._remove([self._key(_SERVERS, server)])
 
     # By key
 

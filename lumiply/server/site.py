@@ -105,6 +105,7 @@ class Site:
                     log.error("results folder not readable: %s", exc)
                 if self.settings.page == "token":
                     self.need_token()
+                self.store.start()
                 self.queue.start()
                 self.sweeper.start()
                 self._is_open = True
@@ -148,6 +149,7 @@ class Site:
         """
         self.jobs.close(self.settings.shutdown_s if timeout is None else timeout)
         self.sweeper.close()
+        self.store.close()
         self.callbacks.close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from lumiply.server.record import Recipe
 from lumiply.settings import Settings
@@ -107,6 +107,20 @@ class Storage(Protocol):
 
     def free_bytes(self) -> int | None:
         """Space left; None if nobody knows."""
+
+
+@runtime_checkable
+class Signs(Protocol):
+    """Signs of life of servers, in a storage that several share. Errors are as those of `Storage`."""
+
+    def sign_life(self, server: str) -> None:
+        """Write that a server lives, now."""
+
+    def signs_of_life(self) -> Mapping[str, datetime]:
+        """When each server wrote that last, by the storage's clock."""
+
+    def forget_server(self, server: str) -> None:
+        """Remove its sign, as far as it is there."""
 
 
 def storage_of(settings: Settings) -> Storage:

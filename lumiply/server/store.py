@@ -15,7 +15,6 @@ import contextlib
 import functools
 import logging
 import threading
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,8 +24,9 @@ from lumiply.colors import COLORS
 from lumiply.errors import CancelledError, LumiplyError, ReplacedError
 from lumiply.server.folder import FolderStorage
 from lumiply.server.names import PHOTO_NAME, PUBLIC_NAMES, output_name, require_job_id
+from lumiply.server.presence import Presence
 from lumiply.server.record import INTERRUPTED, Failure, JobRecord, Recipe, now_iso
-from lumiply.server.storage import OpenFile, Stock, Storage
+from lumiply.server.storage import OpenFile, Signs, Stock, Storage
 from lumiply.waiting import waiting
 
 log = logging.getLogger(__name__)
@@ -46,12 +46,22 @@ class JobStore:
         """
         self.files: Storage = FolderStorage(files) if isinstance(files, Path) else files
         self._render_s = render_s
-        self._server = uuid.uuid4().hex
+        self._presence = Presence(self.files) if isinstance(self.files, Signs) else None
         self._locks = [threading.RLock() for _ in range(_LOCKS)]
 
     def open(self) -> None:
         """Learn what is there, and sweep what a crash left: unfinished and unnamed files."""
         self.files.prepare()
+
+    def start(self) -> None:
+        """From now on, let other servers see that this one lives. Safe to call twice."""
+        if self._presence is not None:
+            self._presence.start()
+
+    def close(self) -> None:
+        """Let others see that this server writes nothing more. Safe to call twice."""
+        if self._presence is not None:
+            self._presence.close()
 
     def stock(self) -> Iterator[Stock]:
         """What each job takes, and since when."""
@@ -98,11 +108,12 @@ class JobStore:
         return _colors(self.record(job_id), recipe)
 
     def runs_elsewhere(self, record: JobRecord) -> bool:
-        """Whether another server has colours of a job under way, as far as its record tells."""
-        if not self.files.shared or not record.pending or record.server == self._server or not record.begun:
+        """Whether another server, which lives, has colours of a job under way, as far as its record tells."""
+        presence = self._presence
+        if presence is None or not record.pending or record.server == presence.server or not record.begun:
             return False
         age = datetime.now(timezone.utc) - datetime.fromisoformat(record.begun)
-        return age.total_seconds() < self._render_s
+        return age.total_seconds() < self._render_s and presence.lives(record.server)
 
     def begin(
         self, job_id: str, recipe: Recipe, colors: Iterable[str], wanted: Callable[[], bool] = lambda: True
@@ -124,7 +135,10 @@ class JobStore:
             pending = {*record.pending, *colors} - _colors(record, recipe)
             record.pending = tuple(color for color in COLORS if color in pending)
             record.failures = {c: why for c, why in record.failures.items() if c not in pending}
-            record.begun, record.server = now_iso(), self._server
+            record.begun = now_iso()
+            if self._presence is not None:
+                self._presence.require_sign()
+                record.server = self._presence.server
             self._save(record)
             return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,17 @@ def test_no_secret_and_nothing_of_the_server_goes_to_the_replicas(cluster):
     told = engine_settings(Settings(token="t" * 20, secret_key="s" * 20, ckpt_dir=Path("here")))
     assert not {"token", "secret_key", "ngrok_authtoken", "port"} & set(told)
     assert told["ckpt_dir"] == Path("here").absolute()
+
+
+def test_what_replicas_are_asked_for_with_counts_settings_and_files_and_nothing_of_the_server(tmp_path):
+    pytest.importorskip("ray.serve", reason="needs lumiply[cluster]")
+    from lumiply.cluster.deployment import asked_by
+
+    settings = Settings(engine="ray", replicas="2", model="mini", ckpt_dir=tmp_path)
+    without_files = asked_by(settings)
+    shutil.copytree("ckpt/mini", tmp_path / "mini")
+    asked = asked_by(settings)
+    assert asked_by(settings.replace(port=1, token="t" * 20, public_url="https://a.example")) == asked
+    others = [settings.replace(replicas="1..2"), settings.replace(steps=3), settings.replace(compile="off")]
+    (tmp_path / "mini" / "adaptor_red.safetensors").unlink()
+    assert len({without_files, asked, asked_by(settings), *map(asked_by, others)}) == 6

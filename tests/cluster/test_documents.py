@@ -91,6 +91,17 @@ class Machine:
         process.send_signal(signal.SIGTERM)
         assert "Stopped." in process.communicate(timeout=60)[0] and process.returncode == 0
 
+    def replicas(self) -> set[int]:
+        """The processes that render."""
+        import psutil
+
+        found = set()
+        for process in self.started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    found |= {child.pid} if "ServeReplica:lumiply" in " ".join(child.cmdline()) else set()
+        return found
+
     def close(self) -> None:
         """Kill what goes on, with all that it started, and every process of this cluster."""
         import psutil
@@ -155,6 +166,9 @@ def test_the_lines_of_a_cluster_work_one_after_another(machine: Machine, tmp_pat
         agent = f"--dashboard-agent-listen-port {free_port()}"
         machine.start([*words, *SMALL_NODE.split(), *agent.split(), *added.split()], "Ray runtime started.")
     machine.serve(STARTS, photo)
+    before = machine.replicas()
+    machine.serve(STARTS, photo)  # as after a crash: the replicas go on
+    assert machine.replicas() == before != set()
     machine.run(DEPLOY.split())
     machine.serve(JOINS, photo)
     machine.run([*SHUTDOWN.split(), "--yes"])

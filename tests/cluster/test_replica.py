@@ -73,8 +73,9 @@ def test_a_render_that_nobody_listens_to_any_more_is_cancelled():
 
 def test_the_server_is_told_of_the_room_in_all_replicas():
     replica = Replica(FakeEngine, 60)
-    replica.reconfigure({"replicas": 5})
+    replica.reconfigure({"replicas": 5, "asked": "so"})
     assert replica.info().parallel == 5 * INFO.parallel
+    assert replica.asked() == "so"
 
 
 def test_a_dead_worker_and_one_that_does_nothing_are_ill():

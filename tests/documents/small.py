@@ -32,7 +32,7 @@ ADDED: Final = {
     "lumiply train crossattn": TUNING,
     "lumiply train mini": STAGES,
     "python -m benchmarks": "--quick --device cpu",
-    "python -m benchmarks.cluster_throughput": f"{NANO} --jobs 1 --size 64 --replicas 1",
+    "python -m benchmarks.cluster_throughput": f"{NANO} --seconds 1 --size 64 --replicas 1",
     "python -m benchmarks.finetune_memory": "--device cpu --steps 1 --batch 1",
     "python -m benchmarks.finetune_memory --device": "--tiny --steps 1 --batch 1",
     "python -m benchmarks.fp8": "--device cpu --steps 1 --colors red",

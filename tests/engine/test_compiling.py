@@ -255,6 +255,53 @@ def test_closing_ends_the_process_that_compiles(tmp_path):
         cache(Part(Toy(), "encode", (images(1),)), "a part")
 
 
+def test_of_two_engines_that_share_a_folder_one_compiles_and_the_other_loads(tmp_path, monkeypatch):
+    entered, gate, compiled = threading.Event(), threading.Event(), []
+    true_compile, results = AheadOfTime._compile, []
+
+    def compile(self: AheadOfTime, description: bytes, path: Path, name: str) -> None:
+        compiled.append(name)
+        entered.set()
+        assert gate.wait(WAIT)
+        true_compile(self, description, path, name)
+
+    monkeypatch.setattr(AheadOfTime, "_compile", compile)
+    network, caches = Toy(), [AheadOfTime(tmp_path) for _ in range(3)]
+
+    def ask(cache: AheadOfTime) -> None:
+        try:
+            results.append(cache(Part(network, "encode", (images(2),)), "a part"))
+        except CompilationError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=ask, args=(cache,)) for cache in caches]
+    threads[0].start()
+    assert entered.wait(WAIT)
+    for thread in threads[1:]:
+        thread.start()
+    caches[2].close()  # while it waits
+    threads[2].join(WAIT)
+    assert isinstance(results.pop(), CompilationError) and not results
+    gate.set()
+    for thread in threads[:2]:
+        thread.join(300)
+    assert compiled == ["a part"] and len(results) == 2
+    with torch.inference_mode():
+        assert all(
+            torch.allclose(quick(images(2))[0], network.encode(images(2))[0], atol=1e-5) for quick in results
+        )
+
+
+def test_where_files_cannot_be_locked_each_engine_compiles(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
+    monkeypatch.setattr(AheadOfTime, "_run", lambda *_: 1)
+    with pytest.raises(CompilationError, match="status 1"):
+        AheadOfTime(tmp_path)(Part(Toy(), "encode", (images(2),)), "a part")
+
+
 ASKS = """
 import sys, threading
 from pathlib import Path
@@ -294,6 +341,40 @@ def test_a_description_is_the_same_for_the_same_architecture_and_holds_no_number
     assert described[0] != describe(Part(Toy(), "encode", (images(2).contiguous(),)))
 
 
+def test_weights_that_were_let_go_make_no_difference_to_what_is_compiled():
+    described = set()
+    for dtype in (torch.float16, torch.float32):  # of a converted file, and of the published ones
+        network = Toy()
+        network.register_parameter("gone", torch.nn.Parameter(torch.empty(3, dtype=dtype, device="meta")))
+        described.add(describe(Part(network, "encode", (images(2),))))
+    assert len(described) == 1
+
+
+DESCRIBES = """
+import hashlib, torch
+from lumiply.engine.ahead import describe
+from lumiply.engine.compiling import Part
+from tests.nano import nano_pipeline
+
+for method in ("correct", "encode", "decode"):
+    print(method, hashlib.sha256(describe(Part(nano_pipeline().network, method, (torch.zeros(2),)))).hexdigest())
+"""
+
+
+def test_every_start_describes_a_model_alike_and_so_finds_what_was_kept():
+    said = set()
+    for seed in ("1", "2", "3", "4"):  # of the order of strings in sets
+        environ = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        ran = subprocess.run([sys.executable, "-c", DESCRIBES], capture_output=True, text=True, env=environ)
+        assert ran.returncode == 0 and ran.stdout.count("code") == 2, ran.stderr
+        said.add(ran.stdout)
+    assert len(said) == 1
+
+
 def test_without_a_folder_that_can_be_written_code_is_kept_until_the_end(tmp_path, caplog):
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -330,7 +411,7 @@ def test_a_batch_of_one_fits_however_its_first_stride_reads():
 def test_kept_code_that_is_damaged_is_made_again(compiled, tmp_path, monkeypatch, caplog):
     folder, network, _ = compiled
     shutil.copytree(folder, tmp_path / "copy")
-    (kept,) = (tmp_path / "copy").rglob("the-toy-part-1-*")
+    (kept,) = (tmp_path / "copy").rglob("parts/the-toy-part-1-*")
     whole_code = (kept / ahead.CODE).read_bytes()
     form = (kept / ahead.FORM).read_text()
     (kept / ahead.CODE).write_bytes(whole_code[:1000])

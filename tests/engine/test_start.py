@@ -70,7 +70,7 @@ def test_presets():
 
 def test_nothing_is_compiled_on_a_cpu_unless_asked_for(monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr(start, "BackgroundCompiler", lambda tasks, compiler: made.append(tasks) or "compiler")
+    monkeypatch.setattr(start, "BackgroundCompiler", lambda tasks, *_, **__: made.append(tasks) or "compiler")
     assert start.speed_up(nano_pipeline(), Settings()) is None
     assert start.speed_up(nano_pipeline(), Settings(compile="off")) is None
     asked = Settings(compile="background", max_batch=2, cache_dir=tmp_path)
@@ -83,6 +83,8 @@ def test_nothing_is_compiled_on_a_cpu_unless_asked_for(monkeypatch, tmp_path):
         "the hint of 2 colours",
         "the step of 2 pictures",
     ]
+    start.speed_up(nano_pipeline(), asked, sizes=[7], slots=3)
+    assert [task.name for task in made[1] if "step" in task.name] == ["the step of 7 pictures"]
 
 
 def test_the_settings_preset_decides_the_engines_sampler_and_the_name_of_its_results():

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from lumiply.server.record import Failure, Recipe
 from lumiply.server.retention import Sweeper
 from lumiply.server.storage import Storage
 from lumiply.server.store import JobStore
-from tests.fakes import PATIENCE_S
+from tests.fakes import PATIENCE_S, wait_until
 from tests.server.conftest import needs_fsspec
 
 if TYPE_CHECKING:
@@ -81,9 +81,10 @@ def content(store: JobStore, job_id: str, name: str) -> bytes | None:
 
 
 def keys(store: JobStore) -> set[str]:
-    """All that stands under the URL, relative to it."""
+    """All that stands under the URL, relative to it, but for signs of life."""
     found = store.files._find(store.files._root)  # type: ignore[attr-defined]
-    return {key.removeprefix(store.files._root).strip("/") for key in found}  # type: ignore[attr-defined]
+    names = {key.removeprefix(store.files._root).strip("/") for key in found}  # type: ignore[attr-defined]
+    return {name for name in names if not name.startswith(".servers/")}
 
 
 def test_what_one_server_stored_another_finds(store: JobStore, url: str) -> None:
@@ -239,6 +240,42 @@ def test_a_server_knows_what_runs_on_another_until_that_must_have_ended(store: J
     assert not other.runs_elsewhere(record)  # that server has died
     store.publish("a", RECIPE, {PHOTO_NAME: b"photo", output_name("red"): b"red"})
     assert not other.runs_elsewhere(other.record("a"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", ["s3", "file"], indirect=True)
+def test_a_server_that_gives_no_more_signs_of_life_has_died(
+    store: JobStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumiply.server.presence.LOST", timedelta(seconds=3))  # S3 counts whole seconds
+    monkeypatch.setattr("lumiply.server.presence.PERIOD_S", 0.2)
+    crashed, alive, other = open_store(url), open_store(url), open_store(url)
+    for job_id, server in (("lost", crashed), ("runs", alive)):
+        server.begin(job_id, RECIPE, ["red"])
+    records = {job_id: other.record(job_id) for job_id in ("lost", "runs")}
+    for server in (alive, other):  # the other one never gives a sign again
+        server.start()
+    try:
+        wait_until(lambda: all(other.runs_elsewhere(record) for record in records.values() if record))
+        wait_until(lambda: not other.runs_elsewhere(records["lost"]))  # type: ignore[arg-type]
+        wait_until(lambda: other.runs_elsewhere(records["runs"]))  # type: ignore[arg-type]
+        alive.close()  # in order: at once
+        assert not other.runs_elsewhere(records["runs"])  # type: ignore[arg-type]
+    finally:
+        for server in (alive, other):
+            server.close()
+    crashed.close()
+    assert other.files.signs_of_life() == {}  # type: ignore[attr-defined]
+
+
+def test_signs_of_servers_that_are_long_gone_are_removed(
+    store: JobStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.begin("a", RECIPE, ["red"])
+    monkeypatch.setattr("lumiply.server.presence.FORGOTTEN", timedelta(seconds=-1))
+    other = open_store(url)
+    other.start()
+    wait_until(lambda: other.files.signs_of_life() == {})  # type: ignore[attr-defined]
+    other.close()
 
 
 def sweep(store: JobStore, days: float = 0, gigabytes: float = 0, later: float = 0) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -52,6 +53,12 @@ def other(app: Flask, make_app: Callable[..., Flask], other_engine: FakeEngine) 
 def get(app: Flask, path: str, **headers: str) -> Any:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return app.test_client().get(path, headers=named, buffered=True)
+
+
+def stored(app: Flask, s3: S3Server) -> list[str]:
+    """All objects but signs of life."""
+    bucket = urlsplit(str(site_of(app).settings.results_url)).netloc
+    return [key for key in s3.keys(bucket) if "/.servers/" not in f"/{key}"]
 
 
 # What clients see
@@ -172,6 +179,28 @@ def test_a_job_under_way_is_known_at_every_server(make_app: Callable[..., Flask]
     assert get(app, "/jobs/job-1").json["state"] == "completed"
 
 
+def test_a_job_whose_server_crashed_is_said_to_be_interrupted_soon_and_can_be_asked_for_again(
+    make_app: Callable[..., Flask], other: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumiply.server.presence.LOST", timedelta(seconds=3))
+    monkeypatch.setattr("lumiply.server.presence.PERIOD_S", 0.2)
+    app = make_app(FakeEngine(manual=True))
+    with ThreadPoolExecutor(1) as pool:
+        answer = later(pool, app)
+        wait_until(lambda: get(other, "/jobs/job-1").status_code == 200)
+        wait_until(lambda: get(other, "/jobs/job-1").json["state"] == "running")
+        presence = site_of(app).store._presence
+        assert presence is not None
+        presence._closed.set()  # as if its process had been killed: no sign, and none taken back
+        wait_until(lambda: get(other, "/jobs/job-1").json["state"] == "failed")
+        seen = get(other, "/jobs/job-1").json["colors"]["red"]
+        assert seen["error"]["code"] == "interrupted"
+        assert post(other.test_client()).status_code == 200
+        site_of(app).close(0)
+        assert answer.result(20).status_code in (409, 503)
+    assert get(other, "/jobs/job-1").json["state"] == "completed"
+
+
 def test_a_job_deleted_at_another_server_does_not_come_back(
     make_app: Callable[..., Flask], other: Flask, s3: S3Server
 ) -> None:
@@ -188,14 +217,14 @@ def test_a_job_deleted_at_another_server_does_not_come_back(
     for server in (app, other):
         assert get(server, "/jobs/job-1").json["code"] == "unknown_job"
         assert get(server, f"{BASE}/off.png").status_code == 404
-    assert s3.keys(urlsplit(str(site_of(app).settings.results_url)).netloc) == []
+    assert stored(app, s3) == []
 
 
 def test_deleting_a_stored_job_removes_its_objects(app: Flask, other: Flask, s3: S3Server) -> None:
     post(app.test_client())
     assert other.test_client().delete("/jobs/job-1").status_code == 200
     assert get(app, f"{BASE}/off.png").status_code == 404
-    assert s3.keys(urlsplit(str(site_of(app).settings.results_url)).netloc) == []
+    assert stored(app, s3) == []
 
 
 # Failures

@@ -18,6 +18,7 @@ from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import PRESETS, Sampling, choose_sampling
 from lumiply.engine.protocol import EngineInfo
 from lumiply.engine.stepper import BATCH_SIZES, CudaCapture
+from lumiply.engine.tasks import compile_tasks
 from lumiply.engine.threads import set_threads
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
@@ -143,7 +144,7 @@ def speed_up(pipeline: Pipeline, settings: Settings) -> BackgroundCompiler | Non
         pipeline.stepper.capture_with(CudaCapture())
     largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
     sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]
-    return BackgroundCompiler(pipeline.compile_tasks(sizes), AheadOfTime(settings.cache_dir))
+    return BackgroundCompiler(compile_tasks(pipeline, sizes), AheadOfTime(settings.cache_dir))
 
 
 def device_name(device: torch.device) -> str:

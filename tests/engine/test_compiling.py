@@ -21,6 +21,7 @@ from lumiply.engine import ahead
 from lumiply.engine.ahead import AheadOfTime, Layout, describe, quick_switching, sweep
 from lumiply.engine.compiling import BackgroundCompiler, CompilationError, Function, Part, Task
 from lumiply.engine.pipeline import Pipeline
+from lumiply.engine.tasks import compile_tasks
 from tests.engine.toy import Toy
 from tests.nano import nano_adaptor, nano_model
 
@@ -140,7 +141,7 @@ def test_all_stages_of_a_pipeline_can_be_compiled_and_give_the_same_pictures(siz
     photo = Image.new("RGB", (40, 30), (120, 90, 60))
     before = pipeline.relight(photo, ["white", "red"], seed=1, steps=3)
     plain = Plain()
-    assert BackgroundCompiler(pipeline.compile_tasks(sizes), plain, slots=1).wait(WAIT)
+    assert BackgroundCompiler(compile_tasks(pipeline, sizes), plain, slots=1).wait(WAIT)
     assert sorted(pipeline.stepper._compiled) == sorted(sizes)
     hints = [("hint", size) for size in sizes]
     assert set(pipeline._compiled) == {("decoder", 1), ("features", 1), *hints}

@@ -39,6 +39,7 @@ from lumiply.engine.float8 import Product, largest_inputs, sharing, use_float8
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.stepper import CudaCapture, Stepper
+from lumiply.engine.tasks import step_task
 
 PRODUCTS_TUNED: Final = {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,TRITON"}
 #: Timesteps at which the largest inputs are looked for.
@@ -201,7 +202,7 @@ class Plan:
             return {"off": True}
         began, ready = time.perf_counter(), {}
         for form in self.forms:
-            task = self.pipeline._step_task(self.given.size, self.networks[form.name])
+            task = step_task(self.pipeline, self.given.size, self.networks[form.name])
 
             def keep(quick: Function, name: str = form.name) -> None:
                 self.quick[name] = quick
@@ -229,7 +230,7 @@ class Plan:
     def of(self, function: Function) -> dict[str, Any]:
         """Milliseconds, error and kernels of the step, and the PSNR of a picture."""
         with torch.inference_mode():
-            inputs = self.pipeline._step_task(self.given.size).inputs()
+            inputs = step_task(self.pipeline, self.given.size).inputs()
         found = timed(function, inputs, self.pipeline.network, self.device)
         stepper = Stepper(function, sizes=(self.given.size,), capture=CudaCapture() if self.on_gpu else None)
         usual, self.pipeline.stepper = self.pipeline.stepper, stepper

@@ -44,6 +44,7 @@ from lumiply.engine.convert import picture_psnr
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.stepper import CudaCapture
+from lumiply.engine.tasks import compile_tasks, step_task
 from lumiply.settings import Settings
 from lumiply.weights import Header, save_converted
 
@@ -197,7 +198,7 @@ class Plan:
         cache = AheadOfTime(self.folder / "cache")
         began = time.perf_counter()
         compiler = BackgroundCompiler(
-            self.pipeline.compile_tasks(self.given.sizes), cache, slots=self.given.slots
+            compile_tasks(self.pipeline, self.given.sizes), cache, slots=self.given.slots
         )
         self.compilers.append(compiler)
         times: list[tuple[float, float]] = []
@@ -224,7 +225,7 @@ class Plan:
         found: dict[str, Any] = {}
         for size in self.given.sizes:
             with torch.inference_mode():
-                inputs = self.pipeline._step_task(size).inputs()
+                inputs = step_task(self.pipeline, size).inputs()
             forms = {"plain": self.pipeline.network, "compiled": self.pipeline.stepper._compiled.get(size)}
             found[str(size)] = {name: self.timed(form, inputs) for name, form in forms.items() if form}
         return found
@@ -235,7 +236,7 @@ class Plan:
     def way(self, name: str) -> dict[str, Any]:
         """The step of the most important size, compiled otherwise."""
         size = self.given.sizes[0]
-        task = self.pipeline._step_task(size)
+        task = step_task(self.pipeline, size)
         functions: list[Function] = []
 
         def keep(quick: Function) -> None:

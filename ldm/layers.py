@@ -15,7 +15,8 @@ class GroupNorm(nn.GroupNorm):
     """Group Normalization (arXiv 1803.08494), eq. 1 and 6, in a form that a compiler can fuse.
 
     A group of a channels-last feature map is a narrow stripe of memory. Compiled, the moments are therefore taken
-    of every channel, whole rows at a time, and those of a group from its channels', which is the same number.
+    of every row of every channel, all channels beside each other, and those of a group from them, which is the same
+    number.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,14 +26,16 @@ class GroupNorm(nn.GroupNorm):
     def by_channel(self, x: Tensor) -> Tensor:
         """`forward` as it is compiled; in float32 within."""
         b, c = x.shape[:2]
-        wide = x.float()
-        variances, means = torch.var_mean(wide, dim=(2, 3), correction=0)
-        variances, means = (part.view(b, self.num_groups, -1) for part in (variances, means))
-        mean = means.mean(dim=2, keepdim=True)
-        variance = (variances + (means - mean).square()).mean(dim=2, keepdim=True)
+        wide = x.permute(0, 2, 3, 1).float()
+        variances, means = torch.var_mean(wide, dim=2, correction=0)  # (b, h, c)
+        variances, means = (part.unflatten(2, (self.num_groups, -1)) for part in (variances, means))
+        mean = means.mean(dim=(1, 3), keepdim=True)
+        variance = (variances + (means - mean).square()).mean(dim=(1, 3))[:, :, None]
+        mean = mean.view(b, self.num_groups, 1)
         scale = self.weight.float().view(1, self.num_groups, -1) * torch.rsqrt(variance + self.eps)
         shift = self.bias.float().view(1, self.num_groups, -1) - mean * scale
-        return (wide * scale.view(b, c, 1, 1) + shift.view(b, c, 1, 1)).to(x.dtype)
+        normal = wide * scale.view(b, 1, 1, c) + shift.view(b, 1, 1, c)
+        return normal.to(x.dtype).permute(0, 3, 1, 2)
 
 
 class Upsample(nn.Module):
@@ -62,6 +65,18 @@ class Upsample(nn.Module):
         if self.kernel is not None:
             return F.conv_transpose2d(x, self.kernel, self.conv.bias, stride=2, padding=1)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def join(a: Tensor, b: Tensor) -> Tensor:
+    """(b, c, h, w) and (b, d, h, w) -> (b, c + d, h, w).
+
+    Compiled, it is channels last whatever the compiler makes of `cat`, which is to put channels first between layers
+    that want them last.
+    """
+    if not torch.compiler.is_compiling():
+        return torch.cat([a, b], dim=1)
+    last = [part.permute(0, 2, 3, 1) for part in (a, b)]
+    return torch.cat(last, dim=3).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.attention import BasicTransformerBlock, KeysValues, SpatialTransformer
-from ldm.layers import GroupNorm, Upsample, zero_init
+from ldm.layers import GroupNorm, Upsample, join, zero_init
 
 
 @dataclass(frozen=True)
@@ -286,5 +286,5 @@ class UNetModel(UNetEncoder):
             encoded = [h + add for h, add in zip(encoded, control, strict=True)]
         *skips, h = encoded
         for stage, skip in zip(self.output_blocks, reversed(skips), strict=True):
-            h = stage(torch.cat([h, skip], dim=1), shifts, keys_values)
+            h = stage(join(h, skip), shifts, keys_values)
         return self.out(h)

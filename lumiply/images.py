@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
+import sys
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -64,9 +66,18 @@ def encode_png(image: Image.Image) -> bytes:
 
 def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
     """`image` as a JPEG file. Full colour resolution from quality 90 on, so that a lamp's colour keeps its edges."""
-    buffer = BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
-    return buffer.getvalue()
+    with _room() as file:
+        image.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
+        file.seek(0)
+        return file.read()
+
+
+def _room() -> BinaryIO:
+    """A file in memory. Pillow lets other threads work only while it encodes into one that the system knows."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # where a sandbox forbids it
+            return os.fdopen(os.memfd_create("lumiply-picture"), "w+b")
+    return BytesIO()
 
 
 def _bytes_of(source: bytes | Path) -> bytes:

@@ -130,3 +130,14 @@ def test_what_is_encoded_decodes_again() -> None:
     image = Image.new("RGB", (8, 8), (250, 10, 60))
     assert read_photo(encode_png(image)).tobytes() == image.tobytes()
     assert read_photo(encode_jpeg(image)).getpixel((4, 4)) == pytest.approx((250, 10, 60), abs=3)
+
+
+def test_a_jpeg_is_the_same_where_the_system_gives_no_file_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.effect_noise((300, 200), 90).convert("RGB")
+    usual = encode_jpeg(image)
+
+    def refuse(name: str) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.memfd_create", refuse, raising=False)
+    assert encode_jpeg(image) == usual

@@ -372,7 +372,10 @@ def compile_part(description: bytes, options: Mapping[str, Any], path: Path) -> 
     tensors: list[Any] = [_random(tensor) for tensor in tree_leaves((weights, inputs))]
     with torch.no_grad():
         compiled: Any = standalone_compile(
-            program.graph_module, tensors, dynamic_shapes="from_example_inputs", options=dict(options)
+            program.graph_module,
+            tensors,
+            dynamic_shapes="from_example_inputs",
+            options={"config_patches": dict(options)},
         )
         compiled(*tensors)
         if torch.cuda.is_available():

@@ -16,6 +16,7 @@ from torch import Tensor
 from cldm import StepConditions
 from ldm.sampling import Stepwise
 from lumiply.engine.memory import BatchLimit
+from lumiply.engine.transfer import sent
 
 Owner = TypeVar("Owner")
 #: (x (b, c, h, w), t (b,), conditions of b pictures) -> v (b, c, h, w).
@@ -105,8 +106,7 @@ class StepBatch(Generic[Owner]):
             whole = self._conditions
         x = torch.cat([group._x for group in groups]).contiguous(memory_format=torch.channels_last)
         times = [group._t for group in groups for _ in range(group.rows)]
-        t = torch.tensor(times, dtype=torch.long, pin_memory=x.device.type == "cuda")
-        t = t.to(x.device, non_blocking=True)  # a plain copy would wait for the step before
+        t = sent(torch.tensor(times, dtype=torch.long), x.device)
 
         def part(start: int, stop: int) -> Tensor:
             conditions = whole if stop - start == whole.batch else whole.rows(start, stop)

@@ -27,6 +27,7 @@ from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
 from lumiply.engine.render import Pictures, Render
+from lumiply.engine.transfer import Decoded, sent
 from lumiply.errors import (
     BusyError,
     DeviceMemoryError,
@@ -98,6 +99,9 @@ class LocalEngine:
         self._pace = Pace(pipeline.device)
         self._entering: Render | None = None  # some of its pictures had no room yet
         self._resizers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "lumiply-resize")
+        self._collector = ThreadPoolExecutor(
+            1, "lumiply-collect"
+        )  # one, so that pictures come in their order
         self._worker = threading.Thread(target=self._work, name="lumiply-engine", daemon=True)
         self._worker.start()
 
@@ -143,16 +147,22 @@ class LocalEngine:
                 raise EngineClosedError("the engine is shutting down; try again when it has been restarted")
             if self._queue.full():
                 self._drop_cancelled()
-            try:
-                self._queue.put_nowait(item)
-            except queue.Full:
+            if self._queue.full():
                 raise BusyError(
                     f"{self._queue.maxsize} renders are already waiting, the most this engine keeps; try again soon"
-                ) from None
+                )
             if isinstance(item, Render):
+                self._begin(item)
                 self._open_jobs.add(item.future)
+            self._queue.put_nowait(item)  # there is room: only this puts, under the lock
         if isinstance(item, Render):
             item.future.add_done_callback(self._forget)
+
+    def _begin(self, render: Render) -> None:
+        """Where a GPU computes, the processors make the photo ready for it meanwhile."""
+        if self._pipeline.device.type == "cuda":
+            render.hint = self._resizers.submit(self._pipeline.hint_input, render.photo)
+            render.bypass = self._resizers.submit(self._pipeline.bypass_input, render.photo)
 
     def _drop_cancelled(self) -> None:
         """Renders that nobody wants any more take no places, nor memory, while the worker is busy."""
@@ -195,6 +205,7 @@ class LocalEngine:
         if self._worker.is_alive():
             log.warning("the render that was running did not end within %s s", timeout)
         else:
+            self._collector.shutdown(wait=True)
             self._resizers.shutdown(wait=True)
 
     def _drain(self) -> None:
@@ -259,13 +270,12 @@ class LocalEngine:
         with torch.inference_mode():
             if render.conditions is None:
                 render.report("prepare", 0, 1)
-                if self._pipeline.device.type == "cuda":  # meanwhile the processor has nothing to do
-                    render.bypass = self._resizers.submit(self._pipeline.bypass_input, render.photo)
-                render.conditions = self._pipeline.conditions(render.photo, render.colors)
+                photo = render.photo if render.hint is None else render.hint.result()
+                render.conditions = self._pipeline.conditions(photo, render.colors)
                 render.report("prepare", 1, 1)
             start = render.entered
             stop = min(start + self._batch.free, len(render.colors))
-            noise = self._pipeline.noise(render.seed).to(self._pipeline.device)
+            noise = sent(self._pipeline.noise(render.seed), self._pipeline.device)
             stepwise = render.sampling.begin(noise.expand(stop - start, -1, -1, -1), self._pipeline.schedule)
             self._batch.join(Group(render, render.conditions.rows(start, stop), stepwise))
             render.entered = stop
@@ -305,17 +315,28 @@ class LocalEngine:
         return ended
 
     def _decode(self, render: Render) -> None:
-        bypass = render.photo if render.bypass is None else render.bypass.result()
-        features, size = self._pipeline.features(bypass), render.photo.size
+        """Launch it, picture by picture; they are waited for elsewhere, and this goes on with other renders."""
+        photo = render.photo if render.bypass is None else render.bypass.result()
+        features = self._pipeline.features(photo)
         pictures: list[Future[Image.Image]] = []
-        self._pipeline.decode(
-            render.latents(),
-            features,
-            lambda step, total: render.report("decode", step, total),
-            lambda levels: pictures.append(self._resizers.submit(render.picture, levels, size)),
-        )
-        render.check(self._closing)
-        render.finish(pictures)
+        for decoded in self._pipeline.decoding(render.latents(), features):
+            render.check(self._closing)
+            self._collector.submit(self._collect, render, decoded, pictures)
+
+    def _collect(self, render: Render, decoded: Decoded, pictures: list[Future[Image.Image]]) -> None:
+        """Wait for a picture and have it resized; after the last, answer."""
+        if render.future.done():
+            return
+        try:
+            levels = decoded.wait()
+            pictures.append(self._resizers.submit(render.picture, levels, render.photo.size))
+            render.report("decode", len(pictures), len(render.colors))
+            render.check(self._closing)
+        except Exception as error:
+            render.fail(_reason(error))
+            return
+        if len(pictures) == len(render.colors):
+            render.finish(pictures)
 
     @contextlib.contextmanager
     def _guarded(self, renders: Sequence[Render]) -> Iterator[None]:
@@ -323,15 +344,8 @@ class LocalEngine:
         try:
             yield
             return
-        except LumiplyError as error:
-            reason: LumiplyError = error
-        except torch.OutOfMemoryError as error:
-            log.exception("out of memory")
-            reason = DeviceMemoryError("the device ran out of memory; ask for fewer colours at once")
-            reason.__cause__ = error
         except Exception as error:
-            log.exception("a render failed")
-            reason = _wrapped("the render failed inside the model; the server's log says why", error)
+            reason = _reason(error)
         for render in renders:
             self._batch.leave(render)
             render.fail(reason)
@@ -342,6 +356,19 @@ class LocalEngine:
         for render in {group.owner for group in self._batch.groups}:
             self._batch.leave(render)
             render.fail(reason)
+
+
+def _reason(error: Exception) -> LumiplyError:
+    """What those who asked are told of it; what they cannot mend is logged."""
+    if isinstance(error, LumiplyError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError):
+        log.error("out of memory", exc_info=error)
+        reason = DeviceMemoryError("the device ran out of memory; ask for fewer colours at once")
+        reason.__cause__ = error
+        return reason
+    log.error("a render failed", exc_info=error)
+    return _wrapped("the render failed inside the model; the server's log says why", error)
 
 
 def _wrapped(sentence: str, cause: Exception) -> RenderError:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cldm import ControlLDM
 from cldm.intrinsics import PriorExtractor
 from lumiply.colors import BASE_COLOR, COLORS
+from lumiply.engine.transfer import sent
 from lumiply.errors import UserError
 from lumiply.weights import Adaptor
 
@@ -44,7 +45,7 @@ class Palette:
                 f"no adaptor is loaded for {', '.join(missing)}; loaded: {', '.join(self.names)}. "
                 f"Put adaptor_{missing[0]}.pth into the adaptors folder and reload them, or start again."
             )
-        return torch.tensor([self.names.index(color) for color in colors], device=self.codes.device)
+        return sent(torch.tensor([self.names.index(color) for color in colors]), self.codes.device)
 
     def select(self, colors: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Codes and tokens of `colors`, in their order, repeats allowed.

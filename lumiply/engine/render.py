@@ -29,7 +29,8 @@ class Render:
     Attributes:
         conditions: of all colours, once prepared.
         entered: how many of the colours have begun, in their order.
-        bypass: the photo as the decoder's features take it, where that is made beside denoising.
+        hint, bypass: the photo as `Pipeline.conditions` and `Pipeline.features` take it, where that is made beside
+            what the GPU does.
     """
 
     photo: Image.Image
@@ -40,6 +41,7 @@ class Render:
     future: Future[Pictures] = field(default_factory=Future)
     conditions: StepConditions | None = None
     entered: int = 0
+    hint: Future[Tensor] | None = None
     bypass: Future[Tensor] | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _ended: list[Tensor] = field(default_factory=list)

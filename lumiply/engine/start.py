@@ -19,6 +19,7 @@ from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import PRESETS, Sampling, choose_sampling
 from lumiply.engine.protocol import EngineInfo
 from lumiply.engine.stepper import BATCH_SIZES, CudaCapture
+from lumiply.engine.tasks import compile_tasks
 from lumiply.engine.threads import set_threads
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
@@ -152,7 +153,7 @@ def speed_up(
     if sizes is None:
         largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
         sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]
-    return BackgroundCompiler(pipeline.compile_tasks(sizes), AheadOfTime(settings.cache_dir), slots=slots)
+    return BackgroundCompiler(compile_tasks(pipeline, sizes), AheadOfTime(settings.cache_dir), slots=slots)
 
 
 def device_name(device: torch.device) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,10 +22,13 @@ from lumiply.engine import ahead
 from lumiply.engine.ahead import AheadOfTime, Layout, describe, quick_switching, sweep
 from lumiply.engine.compiling import BackgroundCompiler, CompilationError, Function, Part, Task
 from lumiply.engine.pipeline import Pipeline
+from lumiply.engine.tasks import compile_tasks
 from tests.engine.toy import Toy
 from tests.nano import nano_adaptor, nano_model
 
 WAIT = 60
+#: Any setting of Inductor that changes nothing here.
+OPTIONS = {"max_autotune_gemm": False}
 #: torch's own compiler imports what torch deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
@@ -140,7 +144,7 @@ def test_all_stages_of_a_pipeline_can_be_compiled_and_give_the_same_pictures(siz
     photo = Image.new("RGB", (40, 30), (120, 90, 60))
     before = pipeline.relight(photo, ["white", "red"], seed=1, steps=3)
     plain = Plain()
-    assert BackgroundCompiler(pipeline.compile_tasks(sizes), plain, slots=1).wait(WAIT)
+    assert BackgroundCompiler(compile_tasks(pipeline, sizes), plain, slots=1).wait(WAIT)
     assert sorted(pipeline.stepper._compiled) == sorted(sizes)
     hints = [("hint", size) for size in sizes]
     assert set(pipeline._compiled) == {("decoder", 1), ("features", 1), *hints}
@@ -171,7 +175,7 @@ def compiled(tmp_path_factory) -> tuple[Path, Toy, Function]:
     """The toy's two parts, compiled: the folder, the network, and its whole function."""
     folder, network, installed = tmp_path_factory.mktemp("cache"), Toy(), []
     task = toy_task("the toy", installed.append, network)
-    compiler = BackgroundCompiler([task], AheadOfTime(folder), slots=2)
+    compiler = BackgroundCompiler([task], AheadOfTime(folder, options=OPTIONS), slots=2)
     assert compiler.wait(300) and len(installed) == 1
     return folder, network, installed[0]
 
@@ -202,7 +206,7 @@ def test_the_next_start_compiles_nothing_and_may_have_other_weights(compiled, mo
     installed: list[Function] = []
     other = Toy(seed=5)
     task = toy_task("the toy", installed.append, other)
-    assert BackgroundCompiler([task], AheadOfTime(folder)).wait(WAIT)
+    assert BackgroundCompiler([task], AheadOfTime(folder, options=OPTIONS)).wait(WAIT)
     shift = torch.zeros(1)
     assert torch.allclose(installed[0](images(2), shift), whole(other)(images(2), shift), atol=1e-5)
 
@@ -220,10 +224,17 @@ def test_other_options_or_another_source_are_other_code(compiled, monkeypatch):
             return True
         return False
 
-    assert not asked(AheadOfTime(folder))
-    assert asked(AheadOfTime(folder, options={"max_autotune_gemm": True}))
+    assert not asked(AheadOfTime(folder, options=OPTIONS))
+    assert asked(AheadOfTime(folder, options={"max_autotune_gemm": True})) and asked(AheadOfTime(folder))
     monkeypatch.setattr(ahead, "_source_hash", lambda: "edited")
-    assert asked(AheadOfTime(folder))
+    assert asked(AheadOfTime(folder, options=OPTIONS))
+
+
+def test_only_the_weights_that_a_part_uses_are_kept_for_it(compiled):
+    folder, _, _ = compiled
+    forms = {path.parent.name[:14]: json.loads(path.read_text()) for path in folder.rglob(ahead.FORM)}
+    assert forms["the-toy-part-1"]["weights"] == ["conv.weight", "conv.bias"]
+    assert forms["the-toy-part-2"]["weights"] == ["scale"]
 
 
 def test_a_part_that_cannot_be_compiled_says_why(tmp_path):
@@ -423,7 +434,8 @@ def test_kept_code_that_is_damaged_is_made_again(compiled, tmp_path, monkeypatch
         (path / ahead.FORM).write_text(form)
 
     monkeypatch.setattr(AheadOfTime, "_compile", compile)
-    encode = AheadOfTime(tmp_path / "copy")(Part(network, "encode", (images(2),)), "the toy, part 1")
+    cache = AheadOfTime(tmp_path / "copy", options=OPTIONS)
+    encode = cache(Part(network, "encode", (images(2),)), "the toy, part 1")
     assert "cannot be loaded" in caplog.text
     with torch.inference_mode():
         assert torch.allclose(encode(images(2))[0], network.encode(images(2))[0], atol=1e-5)

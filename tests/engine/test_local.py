@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 
 import pytest
+import torch
 from PIL import Image
 
 from lumiply.colors import COLORS
 from lumiply.engine.local import LocalEngine
+from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.protocol import Engine, EngineInfo, Progress
+from lumiply.engine.render import Render
+from lumiply.engine.transfer import Decoded
 from lumiply.errors import (
     BusyError,
     CancelledError,
@@ -183,3 +188,70 @@ def test_a_worker_that_dies_is_told_or_goes_on():
 def test_an_engine_that_was_closed_did_not_die(engine):
     engine.close(WAIT)
     assert engine.alive
+
+
+def test_other_renders_go_on_while_pictures_are_waited_for(monkeypatch):
+    """On a GPU decoding is launched only: what waits for it must not keep steps of others."""
+    arrive = threading.Event()
+    wait = Decoded.wait
+
+    def late(decoded: Decoded) -> torch.Tensor:
+        assert arrive.wait(WAIT)
+        return wait(decoded)
+
+    monkeypatch.setattr(Decoded, "wait", late)
+    engine = LocalEngine(nano_pipeline(), INFO, max_batch=2)
+    stages: list[str] = []
+    denoised = threading.Event()
+
+    def note(now: Progress) -> None:
+        stages.append(now.stage)
+        if now.stage == "denoise" and now.step == 3:
+            denoised.set()
+
+    first = engine.submit(PHOTO, ["red"], steps=1)
+    second = engine.submit(PHOTO, ["blue"], steps=3, progress=note)
+    assert denoised.wait(WAIT) and not first.done()
+    arrive.set()
+    assert first.result(WAIT).keys() == {"red"} and second.result(WAIT).keys() == {"blue"}
+    assert stages[-1] == "done"
+    engine.close(WAIT)
+
+
+def test_a_picture_that_cannot_be_resized_fails_its_render_alone(monkeypatch):
+    def refuse(levels: torch.Tensor, size: tuple[int, int]) -> Image.Image:
+        if size == PHOTO.size:
+            raise MemoryError
+        return Image.new("RGB", size)
+
+    monkeypatch.setattr(Render, "picture", staticmethod(refuse))
+    engine = LocalEngine(nano_pipeline(), INFO, max_batch=2)
+    broken = engine.submit(PHOTO, ["red"], steps=1)
+    other = engine.submit(PHOTO.resize((31, 17)), ["red"], steps=1)
+    with pytest.raises((RenderError, MemoryError)):
+        broken.result(WAIT)
+    assert other.result(WAIT)["red"].size == (31, 17)
+    engine.close(WAIT)
+
+
+def test_beside_a_gpu_the_photo_is_made_ready_while_it_waits(monkeypatch):
+    pipeline = copy.copy(nano_pipeline())
+    engine = LocalEngine(pipeline, INFO, queue_size=2)
+    for place in ("pipeline.ready_for", "pipeline.sent", "local.sent"):
+        monkeypatch.setattr(f"lumiply.engine.{place}", lambda tensor, device: tensor)
+    pipeline.device = torch.device("cuda")
+    made: list[str] = []
+    for name in ("hint_input", "bypass_input"):
+        whole = getattr(Pipeline, name)
+
+        def noted(self: Pipeline, photo: Image.Image, name: str = name, whole=whole) -> torch.Tensor:
+            made.append(f"{name} {threading.current_thread().name.split('_')[0]}")
+            return whole(self, photo)
+
+        monkeypatch.setattr(Pipeline, name, noted)
+    picture = engine.submit(PHOTO, ["red"], seed=3).result(WAIT)["red"]
+    assert sorted(made) == ["bypass_input lumiply-resize", "hint_input lumiply-resize"]
+    engine.close(WAIT)
+    usual = LocalEngine(nano_pipeline(), INFO)
+    assert picture.tobytes() == usual.submit(PHOTO, ["red"], seed=3).result(WAIT)["red"].tobytes()
+    usual.close(WAIT)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.layers import GroupNorm
+from ldm.layers import GroupNorm, join
 
 
 def norm_and_input(dtype: torch.dtype, layout: torch.memory_format) -> tuple[GroupNorm, torch.Tensor]:
@@ -51,3 +51,21 @@ def test_a_compiler_gets_the_form_by_channel_and_nobody_else():
     assert any("var_mean" in name for name in traced) and not any("group_norm" in name for name in traced)
     assert torch.equal(norm(x), F.group_norm(x, 4, norm.weight, norm.bias, norm.eps))
     assert torch.allclose(compiled, norm(x), atol=1e-5)
+
+
+def test_joined_maps_are_the_same_and_for_a_compiler_channels_last():
+    a, b = (torch.randn(2, c, 3, 5).contiguous(memory_format=torch.channels_last) for c in (4, 6))
+    seen: list[torch.Tensor] = []
+
+    def backend(graph: torch.fx.GraphModule, example):
+        def run(*given: torch.Tensor):
+            (joined,) = graph.forward(*given)
+            seen.append(joined)
+            return (joined,)
+
+        return run
+
+    assert torch.equal(join(a, b), torch.cat([a, b], dim=1))
+    compiled = torch.compile(join, backend=backend, fullgraph=True)(a.contiguous(), b)
+    assert torch.equal(compiled, join(a, b))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)

@@ -153,7 +153,8 @@ class BucketStorage:
             info = getattr(stream, "details", None) or self._fs.info(key)
         modified, size = _modified(info), int(info["size"])
         etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-        return OpenFile(stream, size, modified, etag or f"{modified.timestamp() * 1e6:.0f}-{size:x}")
+        etag = etag or f"{modified.timestamp() * 1e6:.0f}-{size:x}"
+        return OpenFile(stream, size, modified, etag, is_near=False)
 
     def stock(self) -> Iterator[Stock]:
         """See `Storage.stock`: from a listing alone, with what replaced or half-removed jobs left."""

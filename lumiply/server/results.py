@@ -7,15 +7,19 @@ from typing import Final
 
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import NotFound
-from werkzeug.wsgi import wrap_file
+from werkzeug.wsgi import FileWrapper, wrap_file
 
 from lumiply.errors import InvalidJobIdError, UnauthorizedError
 from lumiply.server.auth import SIGNATURE_QUERY
 from lumiply.server.names import PUBLIC_NAMES, require_job_id
 from lumiply.server.site import RESULTS_PATH, Site, current_site
 from lumiply.server.storage import OpenFile
+from lumiply.waiting import waiting
 
 results = Blueprint("results", __name__)
+
+#: Read at once from another machine.
+_FAR_BYTES: Final = 2**20
 
 #: A browser keeps a file and asks each time whether it changed (a 304 costs no bytes), because a new photo under
 #: the same job id changes what stands at a URL.
@@ -56,9 +60,17 @@ def _check_signature(site: Site, job_id: str, name: str) -> None:
     site.signer.check(job_id, name, request.args.get(SIGNATURE_QUERY, ""))
 
 
+class _FarFile(FileWrapper):
+    """A file that comes from another machine, read by the thread that answers, not by the loop as near ones are."""
+
+    def __next__(self) -> bytes:
+        with waiting():
+            return super().__next__()
+
+
 def _answer(file: OpenFile, name: str) -> Response:
     response = Response(
-        wrap_file(request.environ, file.stream),
+        wrap_file(request.environ, file.stream) if file.is_near else _FarFile(file.stream, _FAR_BYTES),
         mimetype=mimetypes.guess_type(name)[0],
         direct_passthrough=True,
     )

@@ -22,12 +22,14 @@ class OpenFile:
         stream: seekable; its reader closes it.
         size: in bytes.
         etag: another one once the bytes are others.
+        is_near: whether it is read from a disk of this machine, without waiting for another one.
     """
 
     stream: IO[bytes]
     size: int
     modified: datetime
     etag: str
+    is_near: bool = True
 
 
 @dataclass(frozen=True, order=True)

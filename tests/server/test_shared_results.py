@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -13,6 +15,7 @@ import pytest
 from flask import Flask
 from PIL import Image
 
+from lumiply import client
 from lumiply.colors import COLORS
 from lumiply.doctor import check_bucket
 from lumiply.errors import SettingsError
@@ -20,6 +23,7 @@ from lumiply.images import encode_png, read_photo
 from lumiply.server import FlaskServerThread
 from lumiply.server.names import PHOTO_NAME, output_name
 from lumiply.server.site import site_of
+from lumiply.server.storage import OpenFile
 from lumiply.settings import Settings
 from tests.fakes import FakeEngine, photo_bytes, wait_until
 from tests.server.conftest import later, needs_fsspec, post
@@ -130,6 +134,25 @@ def test_large_results_stream_through_the_real_server(app: Flask, s3: S3Server) 
         with urllib.request.urlopen(asked) as answer:
             assert (answer.status, answer.read()) == (206, body[500_000:500_100])
     assert body == encode_png(read_photo(upload.getvalue()))
+
+
+def test_the_servers_loop_never_waits_for_the_bucket(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    post(app.test_client())
+    files, readers, body = site_of(app).store.files, set(), bytes(20_000_000)  # no socket takes that at once
+
+    class Watched(BytesIO):
+        def read(self, *size: int | None) -> bytes:
+            readers.add(threading.current_thread().name.partition("-")[0])
+            return super().read(*size)
+
+    def open_watched(job_id: str, name: str, real: Callable[..., OpenFile] = files.open) -> OpenFile:
+        with (file := real(job_id, name)).stream:
+            return dataclasses.replace(file, stream=Watched(body), size=len(body))
+
+    monkeypatch.setattr(files, "open", open_watched)
+    with FlaskServerThread(app, "127.0.0.1", 0) as server:
+        assert client.fetch(f"{server.url}{BASE}/off.png") == body
+    assert readers == {"waitress"}
 
 
 def test_a_new_photo_changes_the_etag_at_every_server(app: Flask, other: Flask) -> None:

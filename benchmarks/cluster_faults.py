@@ -281,10 +281,20 @@ def faults(nodes: list[Node], servers: list[Server]) -> Iterator[tuple[str, Call
         servers[1].start()
         return wait_until(servers[1].is_ready, "a new server")
 
+    def kill_first_server() -> float:
+        before = set(replicas())
+        servers[0].kill()
+        servers[0].start()
+        took = wait_until(servers[0].is_ready, "a new server")
+        if set(replicas()) != before:
+            raise RuntimeError("a server that was started again as before replaced the replicas")
+        return took
+
     yield "a replica", kill_replica
     yield "Serve's controller", kill_controller
     yield "a node, another joins at once", kill_node
     yield "a server, started again at once", kill_server
+    yield "the server that set the replicas, likewise", kill_first_server
 
 
 def largest_difference(a: Request, b: Request) -> int:

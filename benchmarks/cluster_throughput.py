@@ -160,7 +160,7 @@ class Run:
             coming = self._send_for(self.counts[index + 1]) if index + 1 < len(self.counts) else coming
         for engine in engines:
             engine.close()
-        self.part("without Ray", self._without_ray)
+        self.part("without Ray", self._without_ray, self.options.seconds + 2 * ASIDE_S + LOADING_S)
 
     def part(self, name: str, measure: Callable[[], Any], needs_s: float | None = None) -> None:
         """Do it if there is time; what it found, or why it failed, is printed and kept."""
@@ -205,18 +205,18 @@ class Run:
         engines.append(engine)
         return engines_behind(engine, count)
 
-    def _watch(self, name: str, engine: Engine, count: int) -> dict[str, Any]:
-        self.rows[name] = throughput(engine, self.options.seconds, self.options.size)
-        self.rows[name]["engines"] = engines_behind(engine, count)
+    def _watch(self, name: str, engine: Engine, count: int) -> str:
+        row = self.rows[name] = throughput(engine, self.options.seconds, self.options.size)
+        row["engines"] = engines_behind(engine, count)
         self.results.put("throughput", self.rows)
-        return self.rows[name]
+        return f"{row['jobs_per_s']:.3g} jobs a second"
 
     def _together(self, engine: Engine) -> list[float]:
         found = together(engine, self.options.repeats, self.options.size)
         self.results.put("service_times", found)
         return found
 
-    def _without_ray(self) -> dict[str, Any]:
+    def _without_ray(self) -> str:
         engine = replace(self.load, until=time.time() + self.left() - self.options.seconds - ASIDE_S)()
         try:
             found = self._watch("without Ray", engine, 1)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cluster_faults import free_port
+from benchmarks.cluster_parts import free_port
 from lumiply.client import Client
 from tests.cluster.conftest import REQUIRED
 from tests.cluster.test_serve import LINE

@@ -14,6 +14,7 @@ from torch import Tensor
 from cldm import ControlLDM, StepConditions, StepNetwork
 from ldm.layers import Upsample
 from ldm.sampling import SAMPLERS, StepCallback, sample
+from lumiply.engine.clock import timed
 from lumiply.engine.compiling import Function
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_picture
@@ -21,6 +22,7 @@ from lumiply.engine.protocol import Stage
 from lumiply.engine.stages import HintStage, PictureStage
 from lumiply.engine.stepper import Stepper
 from lumiply.engine.transfer import Decoded, ready_for, sent
+from lumiply.engine.upload import place
 from lumiply.errors import UserError
 from lumiply.weights import Adaptor
 from modi_vae import BypassAutoencoder, MergedFeatures
@@ -81,16 +83,18 @@ class Pipeline:
         self.params, self.schedule = model.params, model.schedule
         model.eval().requires_grad_(False)
         if not isinstance(adaptors, Constants):
-            adaptors = Constants.of(model, adaptors, self.device)
-        self._place(model)
+            with timed("what colours and prompt say"):
+                adaptors = Constants.of(model, adaptors, self.device)
+        with timed("placing the weights"):
+            self._place(model)
         self._network = model
         self.hint_stage = HintStage(model.control_model)
         self.picture_stage = PictureStage(model.first_stage_model)
-        with torch.inference_mode():
+        self._compiled: dict[tuple[str, int], Function] = {}  # stages, by name and batch size
+        with torch.inference_mode(), timed("what is computed once"):
             self.network = StepNetwork(model)
             self._read(adaptors)
         self.stepper = Stepper(self.network)
-        self._compiled: dict[tuple[str, int], Function] = {}  # stages, by name and batch size
 
     def _place(self, model: ControlLDM) -> None:
         """Move what renders to the device, channels last; let go of what is known by now."""
@@ -98,17 +102,16 @@ class Pipeline:
         for done_with in (model.cond_stage_model, prior.light_decoder, prior.model_latents.light_encoder):
             done_with.to("meta")  # their numbers live on in the palette and in the text context
         control = [part for name, part in model.control_model.named_children() if name != "prior_extracter"]
-        parts: list[tuple[torch.nn.Module, torch.dtype]] = [
+        parts: list[tuple[torch.nn.Module, torch.dtype | None]] = [
             (part, self.dtype) for part in (model.model, *control, prior.model_latents.enc)
         ]
-        for part, dtype in (*parts, (model.first_stage_model, self.decode_dtype)):
-            part.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        doubling: list[torch.nn.Module] = [model.first_stage_model.decoder]
-        if self.device.type == "cpu":  # where it was measured to be quicker in the UNet too
-            doubling.append(model.model)
-        for layer in (layer for part in doubling for layer in part.modules()):
+        place([*parts, (model.first_stage_model, self.decode_dtype)], self.device)
+        for layer in (
+            layer for part in (model.first_stage_model.decoder, model.model) for layer in part.modules()
+        ):
             if isinstance(layer, Upsample):
                 layer.pack()
+                layer.conv.weight = torch.nn.Parameter(layer.conv.weight.to("meta"), requires_grad=False)
 
     def _read(self, constants: Constants) -> None:
         """Take the palette, and the keys and values of every colour in it."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import torch
 
+from cldm import ControlLDMParams
 from lumiply.colors import COLORS
 from lumiply.engine.ahead import AheadOfTime
+from lumiply.engine.clock import timed
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.local import Light, LocalEngine
 from lumiply.engine.palette import Constants, Palette
@@ -20,6 +23,7 @@ from lumiply.engine.protocol import EngineInfo
 from lumiply.engine.stepper import BATCH_SIZES, CudaCapture
 from lumiply.engine.tasks import compile_tasks
 from lumiply.engine.threads import set_threads
+from lumiply.engine.wake import wake
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
 from lumiply.weights import (
@@ -111,27 +115,31 @@ def load_pipeline(
     dtype: torch.dtype,
     decode_dtype: torch.dtype | None = None,
 ) -> Pipeline:
-    """Read the files and set the model up on `device`.
+    """Read the files and set the model up on `device`; see `Pipeline`.
 
     Raises:
         WeightsError: a file is missing, damaged, or not what its place needs.
     """
     params = files.params()
-    if files.palette is not None:
-        stored = load_converted(params, files.checkpoint, files.palette, device=device)
-        constants = Constants(Palette(stored.colors, stored.codes, stored.tokens), stored.text)
-        return Pipeline(stored.model, constants, device=device, dtype=dtype, decode_dtype=decode_dtype)
-    model = load_model(params, files.checkpoint, bypass=files.bypass, latents=files.latents)
-    return Pipeline(model, read_adaptors(files), device=device, dtype=dtype, decode_dtype=decode_dtype)
+    adaptors: Mapping[str, Adaptor] | Constants
+    with timed("reading what is in the files"):
+        if files.palette is not None:
+            stored = load_converted(params, files.checkpoint, files.palette)
+            model = stored.model
+            adaptors = Constants(Palette(stored.colors, stored.codes, stored.tokens), stored.text)
+        else:
+            model = load_model(params, files.checkpoint, bypass=files.bypass, latents=files.latents)
+            adaptors = read_adaptors(files, params)
+    return Pipeline(model, adaptors, device=device, dtype=dtype, decode_dtype=decode_dtype)
 
 
-def read_adaptors(files: WeightFiles) -> dict[str, Adaptor]:
-    """The adaptors by colour.
+def read_adaptors(files: WeightFiles, params: ControlLDMParams | None = None) -> dict[str, Adaptor]:
+    """The adaptors by colour; `params` are the model's sizes, where they are known.
 
     Raises:
         WeightsError: a file is missing, damaged, or not this model's.
     """
-    params = files.params()
+    params = params or files.params()
     return {color: read_adaptor(path, params) for color, path in files.adaptors.items()}
 
 
@@ -163,6 +171,8 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     """
     settings = settings or Settings.from_env()
     device = choose_device(settings.device)
+    if device.type == "cuda":
+        wake(device)
     dtype = choose_precision(settings.precision, device)
     files = find_weights(settings.ckpt_dir, settings.adaptors_dir, settings.model)
     log.info("%s", files.describe())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from ldm.layers import Upsample
 from ldm.sampling import SAMPLERS, StepCallback, sample
 from lumiply.engine.clock import timed
 from lumiply.engine.compiling import Function
+from lumiply.engine.float8 import feed_forward, largest_inputs, use_float8
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_picture
 from lumiply.engine.protocol import Stage
@@ -28,6 +29,9 @@ from lumiply.weights import Adaptor
 from modi_vae import BypassAutoencoder, MergedFeatures
 
 log = logging.getLogger(__name__)
+
+#: Timesteps at which the largest inputs of float8 products are looked for.
+FLOAT8_SEEN: Final = 6
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,16 @@ class Pipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         decode_dtype: torch.dtype | None = None,
+        float8: bool = False,
     ) -> None:
         """Take over `model` (with the bypass first stage); it must not be used elsewhere afterwards.
 
         Palette and text context are computed in float32, and what made them is not moved to the device's memory
         for longer than that takes; where `Constants` are given, it is not needed at all.
+
+        Args:
+            decode_dtype: precision of the first stage, if it is another.
+            float8: whether the products of the step's feed-forwards are computed in float8.
 
         Raises:
             TypeError: the model's first stage is not the bypass autoencoder.
@@ -94,6 +103,9 @@ class Pipeline:
         with torch.inference_mode(), timed("what is computed once"):
             self.network = StepNetwork(model)
             self._read(adaptors)
+        if float8:
+            with timed("float8"):
+                self.use_float8()
         self.stepper = Stepper(self.network)
 
     def _place(self, model: ControlLDM) -> None:
@@ -126,6 +138,24 @@ class Pipeline:
         context = torch.cat([text, self.palette.tokens.to(self.dtype)], dim=1)
         # one by one, so that a colour's numbers do not depend on which others are loaded
         self.keys_values = torch.cat([self.network.keys_values(one) for one in context.split(1)])
+
+    @torch.inference_mode()
+    def use_float8(self) -> int:
+        """Compute the feed-forwards' products of the step in float8; how many these are. Not while it is used.
+
+        The scales of inputs are chosen on steps of a render whose end is known: a picture made for this.
+        """
+        picture = Image.radial_gradient("L").convert("RGB")
+        conditions = self.conditions(picture, self.palette.names[:1])
+        z, noise = self.encode(picture), sent(self.noise(0), self.device)
+        times = torch.linspace(self.schedule.timesteps - 1, 1, FLOAT8_SEEN).long()
+
+        def inputs(t: Tensor) -> tuple[Tensor, ...]:
+            x = self.schedule.add_noise(z, noise, t)
+            return x, t, conditions.hint_features, conditions.keys_values
+
+        largest = largest_inputs(self.network, [inputs(t) for t in sent(times, self.device).split(1)])
+        return use_float8(self.network, feed_forward, largest)
 
     @torch.inference_mode()
     def use_adaptors(self, adaptors: Mapping[str, Adaptor]) -> None:

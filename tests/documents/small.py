@@ -35,7 +35,7 @@ ADDED: Final = {
     "python -m benchmarks.finetune_memory": "--device cpu --steps 1 --batch 1",
     "python -m benchmarks.finetune_memory --device": "--tiny --steps 1 --batch 1",
     "python -m benchmarks.forms": f"{NANO} --compile off --budget 0",
-    "python -m benchmarks.forms --model nano": "--only 'as it is'",
+    "python -m benchmarks.forms --model nano": "--budget 8",
     "python -m benchmarks.fp8": "--device cpu --steps 1 --colors red",
     "python -m benchmarks.fp8 --model full": "--model mini --device cpu --steps 1 --colors red",
     "python -m benchmarks.h200 --model nano": "--sizes 1 --budget 8",

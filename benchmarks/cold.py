@@ -9,10 +9,12 @@ background, as in the server. With it, the last figures are those with compiled 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,9 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             model=given.model, device=given.device, ckpt_dir=given.ckpt_dir, adaptors_dir=given.adaptors_dir,
             steps=given.steps, cache_dir=given.cache_dir or Path(cache),
         )  # fmt: skip
-        began = time.perf_counter()
-        engine = initialize_engine(settings)
-        results.put("ready_s", time.perf_counter() - began)
+        with hearing("lumiply.engine.clock") as parts:
+            began = time.perf_counter()
+            engine = initialize_engine(settings)
+            results.put("ready_s", time.perf_counter() - began)
+        results.put("ready_parts", parts)
         results.put("weights", engine.info.weights)
         for name, colors in (("first_image_s", COLORS[:1]), ("seven_s", COLORS), ("seven_again_s", COLORS)):
             began = time.perf_counter()
@@ -71,6 +75,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results.put(name, value)
     engine.close(10)
     results.put("ended", True)
+
+
+@contextmanager
+def hearing(name: str) -> Iterator[list[str]]:
+    """What a logger says meanwhile, its details included."""
+    heard: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    logger, listener = logging.getLogger(name), Listener()
+    level = logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
 
 
 def wait_for_compiled(engine: LocalEngine) -> float | None:

@@ -30,12 +30,11 @@ from benchmarks.h200 import params_of, timed
 from benchmarks.measure import Results, machine, matrix_rate, seconds, synchronize, table
 from cldm import StepNetwork
 from ldm.float8 import Float8Linear, input_scale
-from ldm.layers import Upsample
 from lumiply.colors import COLORS
 from lumiply.engine.ahead import AheadOfTime
 from lumiply.engine.compiling import BackgroundCompiler, Function
 from lumiply.engine.convert import picture_psnr
-from lumiply.engine.float8 import Product, largest_inputs, sharing, use_float8
+from lumiply.engine.float8 import Product, feed_forward, largest_inputs, sharing, use_float8
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.stepper import CudaCapture, Stepper
@@ -57,14 +56,12 @@ class Form:
         options: settings of Inductor.
         float8: which products are computed in float8.
         by_rows: with a scale for every row of an input, not one that was chosen before.
-        doublings: whether the UNet's doublings are transposed convolutions.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     float8: Callable[[Product], bool] | None = None
     by_rows: bool = False
-    doublings: bool = False
 
 
 def wide(product: Product) -> bool:
@@ -75,14 +72,6 @@ def all_widths(product: Product) -> bool:
     return product.kind != MIXED
 
 
-def feed_forward(product: Product) -> bool:
-    return product.kind in ("geglu", "out")
-
-
-def feed_forward_and_wide(product: Product) -> bool:
-    return feed_forward(product) or product.kind == "qkv" and product.width > 320
-
-
 #: The most important first.
 FORMS: Final = (
     Form("as it is"),
@@ -91,7 +80,6 @@ FORMS: Final = (
     Form("products tuned", PRODUCTS_TUNED),
     Form("fp8, 640 and wider", float8=wide),
     Form("fp8 by rows, all widths", float8=all_widths, by_rows=True),
-    Form("doublings transposed", doublings=True),
     Form("fp8, all widths, products tuned", PRODUCTS_TUNED, float8=all_widths),
     Form("kernels tuned", {"coordinate_descent_tuning": True}),
     Form("kernels combined", {"combo_kernels": True}),
@@ -170,17 +158,13 @@ class Plan:
         found: dict[str, Any] = {"watched_s": time.perf_counter() - began, "largest": largest}
         made: dict[tuple[Any, ...], StepNetwork] = {}
         for form in self.forms:
-            key = (form.float8, form.by_rows, form.doublings)
+            key = (form.float8, form.by_rows)
             if key not in made:
                 made[key] = network = sharing(self.pipeline.network)
                 if form.float8 is not None:
                     found[f"{form.name}, products"] = use_float8(
                         network, form.float8, None if form.by_rows else largest
                     )
-                if form.doublings:
-                    for layer in network.modules():
-                        if isinstance(layer, Upsample):
-                            layer.pack()
             self.networks[form.name] = made[key]
         return found
 

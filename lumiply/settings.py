@@ -288,7 +288,9 @@ class Settings:
         "Where the model runs; auto takes a GPU if there is one.",
     )
     precision: str = _setting(
-        "auto", _choice("auto", "float32", "float16", "bfloat16"), "Numbers that the model computes in."
+        "auto",
+        _choice("auto", "float32", "float16", "bfloat16", "float8"),
+        "Numbers that the model computes in; float8 is float16 with the feed-forwards' products in float8.",
     )
     model: str = _setting(
         "auto",
@@ -443,9 +445,9 @@ def _refuse_contradictions(settings: Settings) -> None:
             "auth=none and page=token contradict each other: there is no token then. Set LUMIPLY_PAGE to on or off,"
             " or LUMIPLY_AUTH=auto."
         )
-    if settings.device == "cpu" and settings.precision == "float16":
+    if settings.device == "cpu" and settings.precision in ("float16", "float8"):
         raise SettingsError(
-            "device=cpu and precision=float16 contradict each other: processors compute half precision slowly and"
+            f"device=cpu and precision={settings.precision} contradict each other: processors compute it slowly and"
             " with holes. Set LUMIPLY_PRECISION to auto, float32 or bfloat16."
         )
     if settings.results_url is not None:

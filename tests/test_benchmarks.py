@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, fp8, h200, samplers, stream
+from benchmarks import bench, forms, fp8, h200, samplers, stream
 from benchmarks.kernels import kind_of
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
 from lumiply.engine import ahead
+from lumiply.engine.compiling import CompilationError
+from lumiply.engine.float8 import uses_float8
 from lumiply.engine.pipeline import Pipeline
 from lumiply.errors import UserError
 from tests.nano import nano_adaptor, nano_model
@@ -154,6 +156,48 @@ def test_fp8_products_are_rounded_and_the_pictures_compared(tmp_path, capsys):
     found = json.loads((tmp_path / "f.json").read_text())["fp8"]["1"]
     assert 30 < found["worst_db"] < 90 and 0 < found["latent_relative_error"] < 0.1
     assert found["products_a_step"] > 50 and "the worst colour" in capsys.readouterr().out
+
+
+def test_fp8_as_the_engine_computes_it_leaves_the_pipeline_as_it_was(tmp_path, capsys, monkeypatch):
+    pipelines = []
+    made = nano_subject()
+
+    def kept(*given):
+        pipelines.append(made.pipeline(*given))
+        return pipelines[-1]
+
+    monkeypatch.setattr(fp8, "subject", lambda model: Subject("nano", kept, made.plain, 2))
+    fp8.main(["--device", "cpu", "--steps", "2", "--colors", "red", "--products", "feed-forward",
+              "--out", str(tmp_path / "f.json")])  # fmt: skip
+    found = json.loads((tmp_path / "f.json").read_text())["fp8"]["2"]
+    assert 30 < found["worst_db"] < 90 and found["products_a_step"] == 12
+    assert not uses_float8(pipelines[0].network)
+
+
+def test_the_forms_of_the_step_are_measured_and_compared(tmp_path, capsys):
+    forms.main([*TOY, "--out", str(tmp_path), "--steps", "1", "--size", "1",
+                "--only", "as it is", "fp8, feed-forward"])  # fmt: skip
+    found, printed = json.loads((tmp_path / "forms.json").read_text()), capsys.readouterr().out
+    assert found["as it is"]["relative_error"] == 0 and found["as it is"]["ms"] > 0
+    assert 0.001 < found["fp8, feed-forward"]["relative_error"] < 0.2
+    assert found["fp8, feed-forward"]["worst_db"] < found["as it is"]["worst_db"]
+    assert any(name.startswith("geglu") for name in found["single products"]) and found["finished"] is True
+    assert "| fp8, feed-forward |" in printed
+
+
+def test_a_form_that_cannot_be_compiled_does_not_keep_others_from_being_measured(tmp_path, monkeypatch):
+    class Plain(ahead.AheadOfTime):
+        def __call__(self, part, name):
+            if name.startswith("kernels tuned"):
+                raise CompilationError("no such setting")
+            return getattr(part.network, part.method)
+
+    monkeypatch.setattr(forms, "AheadOfTime", Plain)
+    forms.main([*TOY[:-1], "on", "--out", str(tmp_path), "--steps", "1", "--size", "1",
+                "--only", "as it is", "kernels tuned"])  # fmt: skip
+    found = json.loads((tmp_path / "forms.json").read_text())
+    assert found["compiling"]["not ready"] == ["kernels tuned"] and "failed" in found["kernels tuned"]
+    assert found["as it is"]["ms"] > 0
 
 
 def test_fp8_keeps_three_binary_digits_at_the_scale_of_each_row():

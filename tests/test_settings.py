@@ -98,7 +98,8 @@ def test_an_unknown_name_stops_the_start_with_a_guess() -> None:
         ({"tunnel": "ngrok"}, "needs a token"),
         ({"tunnel": "ngrok", "ngrok_authtoken": "t", "public_url": "https://a.example"}, "contradict"),
         ({"auth": "none", "page": "token"}, "contradict"),
-        ({"device": "cpu", "precision": "float16"}, "contradict"),
+        ({"device": "cpu", "precision": "float16"}, "precision=float16 contradict"),
+        ({"device": "cpu", "precision": "float8"}, "precision=float8 contradict"),
     ],
 )
 def test_contradictions_stop_the_start(values: dict[str, str], text: str) -> None:

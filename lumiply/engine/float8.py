@@ -44,6 +44,11 @@ class Product:
     put: Callable[[nn.Module], None]
 
 
+def feed_forward(product: Product) -> bool:
+    """The largest products, and those at which float8 gains most; the others cost pictures more than they gain."""
+    return product.kind in ("geglu", "out")
+
+
 def products(network: StepNetwork) -> list[Product]:
     """All products in transformers whose weights the network has packed, in the order of their modules."""
     return [
@@ -128,3 +133,8 @@ def use_float8(
         scale = None if largest is None else input_scale(largest[product.name], product.weight.device)
         product.put(Float8Linear(product.weight, product.bias, scale))
     return len(chosen)
+
+
+def uses_float8(network: nn.Module) -> bool:
+    """Whether some of its layers are."""
+    return any(isinstance(module, Float8Linear) for module in network.modules())

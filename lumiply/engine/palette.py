@@ -15,6 +15,7 @@ from cldm import ControlLDM
 from cldm.intrinsics import PriorExtractor
 from lumiply.colors import BASE_COLOR, COLORS
 from lumiply.engine.transfer import sent
+from lumiply.engine.upload import place, upload
 from lumiply.errors import UserError
 from lumiply.weights import Adaptor
 
@@ -89,11 +90,15 @@ class PaletteBuilder:
         return Palette(names, torch.cat(codes), torch.cat(tokens))
 
     def _of(self, adaptor: Adaptor) -> tuple[Tensor, Tensor]:
-        device = self._pooled.device
-        encoder = {key: value.to(device, torch.float32) for key, value in adaptor.light_encoder.items()}
-        decoder = {key: value.to(device, torch.float32) for key, value in adaptor.light_decoder.items()}
+        encoder, decoder = (self._moved(part) for part in (adaptor.light_encoder, adaptor.light_decoder))
         code = self._prior.model_latents.head(self._pooled, encoder)
         return code, self._prior.tokens(code, decoder)
+
+    def _moved(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors, device = list(weights.values()), self._pooled.device
+        if device.type == "cuda":
+            tensors = upload(tensors, [torch.float32] * len(tensors), device)
+        return {name: tensor.float() for name, tensor in zip(weights, tensors, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Constants:
         cls, model: ControlLDM, adaptors: Mapping[str, Adaptor], device: torch.device | str = "cpu"
     ) -> Constants:
         """Compute them in float32 on `device`, where this leaves the text tower and the latent intrinsics."""
-        prior = model.control_model.prior_extracter.to(device)
+        prior, text = model.control_model.prior_extracter, model.cond_stage_model
+        place([(prior, None), (text, None)], torch.device(device))
         builder = PaletteBuilder(prior, model.params.picture_size)
-        return cls(builder.build(adaptors), model.cond_stage_model.to(device)(), builder)
+        return cls(builder.build(adaptors), text(), builder)

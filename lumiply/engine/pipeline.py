@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from PIL import Image
@@ -14,18 +14,24 @@ from torch import Tensor
 from cldm import ControlLDM, StepConditions, StepNetwork
 from ldm.layers import Upsample
 from ldm.sampling import SAMPLERS, StepCallback, sample
+from lumiply.engine.clock import timed
 from lumiply.engine.compiling import Function
+from lumiply.engine.float8 import feed_forward, largest_inputs, use_float8
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_picture, to_picture
 from lumiply.engine.protocol import Stage
 from lumiply.engine.stages import HintStage, PictureStage
 from lumiply.engine.stepper import Stepper
 from lumiply.engine.transfer import Decoded, ready_for, sent
+from lumiply.engine.upload import place
 from lumiply.errors import UserError
 from lumiply.weights import Adaptor
 from modi_vae import BypassAutoencoder, MergedFeatures
 
 log = logging.getLogger(__name__)
+
+#: Timesteps at which the largest inputs of float8 products are looked for.
+FLOAT8_SEEN: Final = 6
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,16 @@ class Pipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         decode_dtype: torch.dtype | None = None,
+        float8: bool = False,
     ) -> None:
         """Take over `model` (with the bypass first stage); it must not be used elsewhere afterwards.
 
         Palette and text context are computed in float32, and what made them is not moved to the device's memory
         for longer than that takes; where `Constants` are given, it is not needed at all.
+
+        Args:
+            decode_dtype: precision of the first stage, if it is another.
+            float8: whether the products of the step's feed-forwards are computed in float8.
 
         Raises:
             TypeError: the model's first stage is not the bypass autoencoder.
@@ -81,16 +92,21 @@ class Pipeline:
         self.params, self.schedule = model.params, model.schedule
         model.eval().requires_grad_(False)
         if not isinstance(adaptors, Constants):
-            adaptors = Constants.of(model, adaptors, self.device)
-        self._place(model)
+            with timed("what colours and prompt say"):
+                adaptors = Constants.of(model, adaptors, self.device)
+        with timed("placing the weights"):
+            self._place(model)
         self._network = model
         self.hint_stage = HintStage(model.control_model)
         self.picture_stage = PictureStage(model.first_stage_model)
-        with torch.inference_mode():
+        self._compiled: dict[tuple[str, int], Function] = {}  # stages, by name and batch size
+        with torch.inference_mode(), timed("what is computed once"):
             self.network = StepNetwork(model)
             self._read(adaptors)
+        if float8:
+            with timed("float8"):
+                self.use_float8()
         self.stepper = Stepper(self.network)
-        self._compiled: dict[tuple[str, int], Function] = {}  # stages, by name and batch size
 
     def _place(self, model: ControlLDM) -> None:
         """Move what renders to the device, channels last; let go of what is known by now."""
@@ -98,17 +114,16 @@ class Pipeline:
         for done_with in (model.cond_stage_model, prior.light_decoder, prior.model_latents.light_encoder):
             done_with.to("meta")  # their numbers live on in the palette and in the text context
         control = [part for name, part in model.control_model.named_children() if name != "prior_extracter"]
-        parts: list[tuple[torch.nn.Module, torch.dtype]] = [
+        parts: list[tuple[torch.nn.Module, torch.dtype | None]] = [
             (part, self.dtype) for part in (model.model, *control, prior.model_latents.enc)
         ]
-        for part, dtype in (*parts, (model.first_stage_model, self.decode_dtype)):
-            part.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        doubling: list[torch.nn.Module] = [model.first_stage_model.decoder]
-        if self.device.type == "cpu":  # where it was measured to be quicker in the UNet too
-            doubling.append(model.model)
-        for layer in (layer for part in doubling for layer in part.modules()):
+        place([*parts, (model.first_stage_model, self.decode_dtype)], self.device)
+        for layer in (
+            layer for part in (model.first_stage_model.decoder, model.model) for layer in part.modules()
+        ):
             if isinstance(layer, Upsample):
                 layer.pack()
+                layer.conv.weight = torch.nn.Parameter(layer.conv.weight.to("meta"), requires_grad=False)
 
     def _read(self, constants: Constants) -> None:
         """Take the palette, and the keys and values of every colour in it."""
@@ -123,6 +138,24 @@ class Pipeline:
         context = torch.cat([text, self.palette.tokens.to(self.dtype)], dim=1)
         # one by one, so that a colour's numbers do not depend on which others are loaded
         self.keys_values = torch.cat([self.network.keys_values(one) for one in context.split(1)])
+
+    @torch.inference_mode()
+    def use_float8(self) -> int:
+        """Compute the feed-forwards' products of the step in float8; how many these are. Not while it is used.
+
+        The scales of inputs are chosen on steps of a render whose end is known: a picture made for this.
+        """
+        picture = Image.radial_gradient("L").convert("RGB")
+        conditions = self.conditions(picture, self.palette.names[:1])
+        z, noise = self.encode(picture), sent(self.noise(0), self.device)
+        times = torch.linspace(self.schedule.timesteps - 1, 1, FLOAT8_SEEN).long()
+
+        def inputs(t: Tensor) -> tuple[Tensor, ...]:
+            x = self.schedule.add_noise(z, noise, t)
+            return x, t, conditions.hint_features, conditions.keys_values
+
+        largest = largest_inputs(self.network, [inputs(t) for t in sent(times, self.device).split(1)])
+        return use_float8(self.network, feed_forward, largest)
 
     @torch.inference_mode()
     def use_adaptors(self, adaptors: Mapping[str, Adaptor]) -> None:

@@ -55,7 +55,7 @@ class EngineInfo:
         weights: what the weights are and where they came from, one sentence.
         fingerprint: changes whenever the same request would give another picture.
         device: "cpu", "cuda:0 (NVIDIA H200)", ...
-        precision: "float32", "float16", "bfloat16", or two of them, as "float32, decoded in bfloat16".
+        precision: "float32", "float16", "bfloat16", or more than one, as "float32, decoded in bfloat16".
         image_size: pixels on a side at which the model works.
         steps: denoising steps of a render that names none.
         colors: what can be asked for: the seven, less those whose adaptor was not there.

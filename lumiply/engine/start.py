@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import torch
 
+from cldm import ControlLDMParams
 from lumiply.colors import COLORS
 from lumiply.engine.ahead import AheadOfTime
+from lumiply.engine.clock import timed
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.local import Light, LocalEngine
 from lumiply.engine.palette import Constants, Palette
@@ -21,6 +23,7 @@ from lumiply.engine.protocol import EngineInfo
 from lumiply.engine.stepper import BATCH_SIZES, CudaCapture
 from lumiply.engine.tasks import compile_tasks
 from lumiply.engine.threads import set_threads
+from lumiply.engine.wake import wake
 from lumiply.errors import SettingsError
 from lumiply.settings import Settings
 from lumiply.weights import (
@@ -42,6 +45,8 @@ DEFAULT_STEPS: Final = {"full": 50, "mini": 1}
 MAX_BATCH: Final = {"cuda": 14, "cpu": 7}
 #: What is compiled, in this order: seven colours first, then one, then what continuous batching meets.
 COMPILED_SIZES: Final = (7, 1, 14, 8, 4, 2)
+#: Compute capability of the first GPUs with float8 products (Ada Lovelace).
+FLOAT8_SINCE: Final = (8, 9)
 MODEL_NAMES: Final = {"full": "lumiply", "mini": "lumiply-mini"}
 
 
@@ -69,6 +74,8 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     """
     if wanted == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
+    if wanted == "float8":
+        return torch.float16 if device.type == "cuda" else torch.float32
     dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[wanted]
     if dtype is torch.bfloat16 and device.type == "cuda" and not _gpu_has_bfloat16():
         log.warning(
@@ -86,6 +93,16 @@ def choose_decode_precision(wanted: str, device: torch.device, dtype: torch.dtyp
     if wanted == "auto" and device.type == "cpu" and _cpu_has_bfloat16():
         return torch.bfloat16
     return dtype
+
+
+def choose_float8(wanted: str, device: torch.device) -> bool:
+    """Whether the feed-forwards' products are computed in float8: only where asked for, and where a GPU has them."""
+    if wanted != "float8":
+        return False
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE:
+        return True
+    log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
+    return False
 
 
 def _gpu_has_bfloat16() -> bool:
@@ -111,28 +128,33 @@ def load_pipeline(
     device: torch.device | str,
     dtype: torch.dtype,
     decode_dtype: torch.dtype | None = None,
+    float8: bool = False,
 ) -> Pipeline:
-    """Read the files and set the model up on `device`.
+    """Read the files and set the model up on `device`; see `Pipeline`.
 
     Raises:
         WeightsError: a file is missing, damaged, or not what its place needs.
     """
     params = files.params()
-    if files.palette is not None:
-        stored = load_converted(params, files.checkpoint, files.palette, device=device)
-        constants = Constants(Palette(stored.colors, stored.codes, stored.tokens), stored.text)
-        return Pipeline(stored.model, constants, device=device, dtype=dtype, decode_dtype=decode_dtype)
-    model = load_model(params, files.checkpoint, bypass=files.bypass, latents=files.latents)
-    return Pipeline(model, read_adaptors(files), device=device, dtype=dtype, decode_dtype=decode_dtype)
+    adaptors: Mapping[str, Adaptor] | Constants
+    with timed("reading what is in the files"):
+        if files.palette is not None:
+            stored = load_converted(params, files.checkpoint, files.palette)
+            model = stored.model
+            adaptors = Constants(Palette(stored.colors, stored.codes, stored.tokens), stored.text)
+        else:
+            model = load_model(params, files.checkpoint, bypass=files.bypass, latents=files.latents)
+            adaptors = read_adaptors(files, params)
+    return Pipeline(model, adaptors, device=device, dtype=dtype, decode_dtype=decode_dtype, float8=float8)
 
 
-def read_adaptors(files: WeightFiles) -> dict[str, Adaptor]:
-    """The adaptors by colour.
+def read_adaptors(files: WeightFiles, params: ControlLDMParams | None = None) -> dict[str, Adaptor]:
+    """The adaptors by colour; `params` are the model's sizes, where they are known.
 
     Raises:
         WeightsError: a file is missing, damaged, or not this model's.
     """
-    params = files.params()
+    params = params or files.params()
     return {color: read_adaptor(path, params) for color, path in files.adaptors.items()}
 
 
@@ -172,20 +194,25 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     """
     settings = settings or Settings.from_env()
     device = choose_device(settings.device)
+    if device.type == "cuda":
+        wake(device)
     dtype = choose_precision(settings.precision, device)
+    float8 = choose_float8(settings.precision, device)
     files = find_weights(settings.ckpt_dir, settings.adaptors_dir, settings.model)
     log.info("%s", files.describe())
     if device.type == "cpu":
         set_threads()
     decode_dtype = choose_decode_precision(settings.precision, device, dtype)
-    pipeline = load_pipeline(files, device=device, dtype=dtype, decode_dtype=decode_dtype)
+    pipeline = load_pipeline(files, device=device, dtype=dtype, decode_dtype=decode_dtype, float8=float8)
     if missing := pipeline.palette.missing():
         log.warning("no adaptor for %s: requests for these colours will be refused", ", ".join(missing))
     precision = _name(dtype) if decode_dtype is dtype else f"{_name(dtype)}, decoded in {_name(decode_dtype)}"
+    if float8:
+        precision += ", feed-forwards in float8"
     default = choose_sampling(settings.preset, settings.steps, Sampling("ddim", DEFAULT_STEPS[files.variant]))
     compiler = speed_up(pipeline, settings)
     max_batch = settings.max_batch or MAX_BATCH[device.type]
-    computed = [_name(dtype), _name(decode_dtype), default.sampler]
+    computed = [_name(dtype), _name(decode_dtype), *(["float8"] if float8 else []), default.sampler]
     info = EngineInfo(
         model=MODEL_NAMES[files.variant],
         weights=files.describe(),

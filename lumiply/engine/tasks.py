@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from cldm import StepNetwork
-from lumiply.engine.compiling import Function, Part, Task
+from lumiply.engine.compiling import TOLERANCE, Function, Part, Task
+from lumiply.engine.float8 import uses_float8
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.pixels import bypass_picture, hint_picture
 from lumiply.engine.side_by_side import SideBySide
+
+#: As `TOLERANCE`, in float8, which rounds two numbers that differ by little to some that differ by an eighth.
+FLOAT8_TOLERANCE: Final = 0.05
 
 
 def compile_tasks(pipeline: Pipeline, sizes: Sequence[int]) -> list[Task]:
@@ -57,6 +61,7 @@ def step_task(pipeline: Pipeline, size: int, network: StepNetwork | None = None)
         assemble,
         network,
         lambda quick: pipeline.stepper.use(size, quick),
+        FLOAT8_TOLERANCE if uses_float8(network) else TOLERANCE,
     )
 
 

@@ -16,6 +16,7 @@ from lumiply.colors import COLORS
 from lumiply.errors import WeightsError
 from lumiply.files import written_whole
 from lumiply.weights.check import ADAPTOR, require_kind, require_match
+from lumiply.weights.described import described
 from lumiply.weights.files import read_state, save_state
 
 PARTS: Final = ("light_encoder", "light_decoder")
@@ -49,7 +50,7 @@ def read_adaptor(path: str | PathLike[str], params: ControlLDMParams) -> Adaptor
     path = Path(path)
     state = read_state(path)
     require_kind(path, state, ADAPTOR)
-    with torch.device("meta"):
+    with described():
         prior = PriorExtractor(params.control.intrinsics)
     own = {"light_encoder": prior.model_latents.light_encoder, "light_decoder": prior.light_decoder}
     expected = {f"{part}.{name}": value for part in PARTS for name, value in own[part].state_dict().items()}

@@ -20,6 +20,7 @@ from torch import Tensor
 from cldm import ControlLDM, ControlLDMParams
 from lumiply.errors import WeightsError
 from lumiply.weights.check import require_match
+from lumiply.weights.described import described
 from lumiply.weights.files import read_state, save_state
 from lumiply.weights.model import TEXT
 
@@ -116,10 +117,8 @@ def read_header(path: Path) -> Header:
     return Header(metadata["variant"], metadata["source"], tuple(json.loads(metadata["colors"])))
 
 
-def load_converted(
-    params: ControlLDMParams, networks: Path, palette: Path, *, device: torch.device | str = "cpu"
-) -> Converted:
-    """Read converted files; the networks go from the file to `device` in the precision they are stored in.
+def load_converted(params: ControlLDMParams, networks: Path, palette: Path) -> Converted:
+    """Read converted files; the networks stay mapped from the file, in the precision they are stored in.
 
     Raises:
         WeightsError: a file is missing, damaged or of another model, or the two do not belong together.
@@ -127,13 +126,11 @@ def load_converted(
     header = read_header(networks)
     if read_header(palette) != header:
         raise WeightsError(f"{palette}: was not made together with {networks.name}. {REMEDY}")
-    with torch.device("meta"):
+    with described():
         model = ControlLDM(params)
         model.use_bypass_first_stage()
     own = model.state_dict()
-    with safe_open(networks, framework="pt", device=str(device)) as file:
-        names = file.keys()
-        stored = {name: file.get_tensor(name) for name in names}
+    stored = read_state(networks)
     require_match(
         {name: value for name, value in own.items() if not name.startswith(TEXT)},
         stored,

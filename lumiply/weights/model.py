@@ -16,6 +16,7 @@ from cldm.state import normalise_state
 from ldm.text import TextTowerParams
 from lumiply.errors import WeightsError
 from lumiply.weights.check import BYPASS, CHECKPOINT, LATENTS, require_kind, require_match
+from lumiply.weights.described import described
 from lumiply.weights.files import read_state
 from lumiply.weights.text import fetch_text_tower
 
@@ -61,7 +62,7 @@ def load_model(
     parts.add_checkpoint(drop_first_stage=bypass is not None)
     if bypass is not None:
         parts.add_bypass(Path(bypass))
-    with torch.device("meta"):
+    with described():
         model = ControlLDM(params)
         if BYPASS_MARK in parts.tensors or bypass is not None:
             model.use_bypass_first_stage()

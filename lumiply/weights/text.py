@@ -7,11 +7,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
 from ldm.text import TextTower, TextTowerParams
 from lumiply.errors import WeightsError
+from lumiply.weights.described import described
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def fetch_text_tower(params: TextTowerParams, open_clip: Any | None = None) -> d
             f"the text tower {ARCHITECTURE} ({PRETRAINED}) could not be fetched with open_clip: {exc}. "
             "Check the connection, or use a checkpoint that holds cond_stage_model.*."
         ) from exc
-    with torch.device("meta"):
+    with described():
         names = list(TextTower(params).state_dict())
     missing = [name for name in names if name not in source]
     if missing:

@@ -95,3 +95,24 @@ def test_the_settings_preset_decides_the_engines_sampler_and_the_name_of_its_res
     assert engines["fast"].info.steps == PRESETS["fast"].steps
     assert engines[None].info.steps == start.DEFAULT_STEPS["mini"]
     assert engines["fast"].info.fingerprint != engines[None].info.fingerprint
+
+
+@pytest.mark.parametrize(
+    "wanted, device, capability, expected",
+    [
+        ("float8", GPU, (9, 0), True),
+        ("float8", GPU, (8, 9), True),
+        ("float8", GPU, (8, 6), False),
+        ("float8", CPU, (9, 0), False),
+        ("auto", GPU, (9, 0), False),
+    ],
+)
+def test_float8_only_where_it_is_asked_for_and_a_gpu_has_it(
+    monkeypatch, caplog, wanted, device, capability, expected
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A10")
+    assert start.choose_float8(wanted, device) is expected
+    assert ("no float8" in caplog.text) == (wanted == "float8" and not expected)
+    assert start.choose_precision("float8", GPU) is torch.float16
+    assert start.choose_precision("float8", CPU) is torch.float32

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.soak.stage import Row, is_ready, rooms, serving
 from lumiply import client
+from lumiply.sending import encode_form
 
 
 def disk() -> list[Row]:
@@ -46,7 +47,7 @@ def disk() -> list[Row]:
 
 def ask(url: str, photo: Path, job_id: str) -> str:
     """ "200", or status and code of the refusal."""
-    kind, body = client.encode_form({"job_id": job_id, "color": "red"}, "image", "a.png", photo.read_bytes())
+    kind, body = encode_form({"job_id": job_id, "color": "red"}, "image", "a.png", photo.read_bytes())
     request = urllib.request.Request(f"{url}/process", data=body, headers={"Content-Type": kind})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:

@@ -13,6 +13,7 @@ import torch
 from cldm import ControlLDMParams
 from lumiply.colors import COLORS
 from lumiply.engine.ahead import AheadOfTime
+from lumiply.engine.allocator import keep_memory
 from lumiply.engine.clock import timed
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.local import Light, LocalEngine
@@ -202,6 +203,7 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     log.info("%s", files.describe())
     if device.type == "cpu":
         set_threads()
+        keep_memory()
     decode_dtype = choose_decode_precision(settings.precision, device, dtype)
     pipeline = load_pipeline(files, device=device, dtype=dtype, decode_dtype=decode_dtype, float8=float8)
     if missing := pipeline.palette.missing():

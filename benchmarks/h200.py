@@ -5,7 +5,7 @@
 Weights are filled by name. The engine is used as the server uses it: it answers at once, compiles beside that, and is
 measured again when that is done. DIR/h200.json is written after every part, a part that fails says why, and the most
 important come first, so that a run that is cut short keeps what counts. `--model nano --device cpu --compile off`
-goes the same way with a toy, in a minute.
+goes the same way with a toy, in a minute. Other forms of the step are compared by `benchmarks.forms`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,6 @@ from lumiply.settings import Settings
 from lumiply.weights import Header, save_converted
 
 BUDGET_S: Final = 525.0
-#: Other ways to compile the step, as settings of Inductor.
-WAYS: Final[dict[str, dict[str, Any]]] = {
-    "products tuned": {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,TRITON"},
-    "kernels tuned": {"coordinate_descent_tuning": True},
-}
 #: (what, the figure's place in the results, bar, whether less is better), as the project's issue of speed sets them.
 BARS: Final = (
     ("seven colours, s", ("end_to_end", "7", "median"), 1.0, True),
@@ -128,8 +123,6 @@ class Plan:
         self.part("stages of a request", lambda: self.table_of(self.bench.stages), 25 if full else 5)
         self.part("presets of seven", lambda: self.table_of(self.bench.presets), 15 if full else 5)
         if self.given.compile == "on":
-            for name in self.given.ways:
-                self.part(f"compiled with {name}", lambda name=name: self.way(name), 70)  # type: ignore[misc]
             self.part("files", self.write_files, 60)
             for kind in ("converted", "published"):
                 self.part(f"start, {kind}", lambda kind=kind: self.start(kind), 40)  # type: ignore[misc]
@@ -232,27 +225,6 @@ class Plan:
 
     def timed(self, function: Function, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         return timed(function, inputs, self.pipeline.network, self.device)
-
-    def way(self, name: str) -> dict[str, Any]:
-        """The step of the most important size, compiled otherwise."""
-        size = self.given.sizes[0]
-        task = step_task(self.pipeline, size)
-        functions: list[Function] = []
-
-        def keep(quick: Function) -> None:
-            functions.append(quick)
-
-        tasks = [type(task)(task.name, task.inputs, task.parts, task.assemble, task.plain, keep)]
-        began = time.perf_counter()
-        compiler = BackgroundCompiler(
-            tasks, AheadOfTime(self.folder / "cache", options=WAYS[name]), slots=len(task.parts)
-        )
-        compiler.wait(max(1.0, self.left() - 10))
-        compiler.close()
-        if not functions:
-            return {"failed": f"not compiled after {time.perf_counter() - began:.0f} s"}
-        compiled_s = time.perf_counter() - began
-        return {"compiled_s": compiled_s, **self.timed(functions[0], task.inputs())}
 
     def table_of(self, measure: Callable[[], list[list[Any]]]) -> None:
         rows = measure()
@@ -380,9 +352,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, default=6, help="processes that compile at once")
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[7, 1, 14], help="batches, the most important first"
-    )
-    parser.add_argument(
-        "--ways", nargs="*", default=[], choices=WAYS, help="other ways to compile the step, to be compared"
     )
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds in all")
     given = parser.parse_args(arguments)

@@ -31,7 +31,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from filelock import FileLock, Timeout
@@ -42,6 +42,7 @@ import cldm
 import ldm
 import modi_vae
 from lumiply.engine.compiling import CompilationError, Function, Part
+from lumiply.engine.descriptions import Layout, Stands, describe, state_of
 
 log = logging.getLogger(__name__)
 
@@ -243,78 +244,6 @@ def quick_switching() -> Iterator[None]:
         sys.setswitchinterval(usual)
 
 
-class Layout(NamedTuple):
-    """Of an input: the code was made for it, and would not notice another."""
-
-    shape: Sequence[int]
-    stride: Sequence[int]
-    dtype: str
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Layout:
-        return cls(list(tensor.shape), list(tensor.stride()), str(tensor.dtype))
-
-    def fit(self, given: Tensor) -> Tensor:
-        """`given`, copied if its numbers lie in another order.
-
-        Raises:
-            ValueError: its size or precision is another.
-        """
-        if list(given.shape) != self.shape or str(given.dtype) != self.dtype:
-            raise ValueError(
-                f"compiled for {self.shape} in {self.dtype}, called with {list(given.shape)} in {given.dtype}"
-            )
-        sized = zip(self.shape, self.stride, given.stride(), strict=True)
-        if all(own == other for size, own, other in sized if size > 1):
-            return given
-        return torch.empty_strided(self.shape, self.stride, dtype=given.dtype, device=given.device).copy_(
-            given
-        )
-
-
-def state_of(network: nn.Module) -> dict[str, Tensor]:
-    """All weights and buffers by name, in an order that the architecture alone decides; less those let go of."""
-    everything = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    return {name: value for name, value in everything.items() if value.device.type != "meta"}
-
-
-class _Descriptions(pickle.Pickler):
-    """Of a tensor it keeps what a compiler needs to know, not the numbers; of a set, its order by name.
-
-    Sets of strings are in another order in every process, and a description is what kept code is found by.
-    """
-
-    def persistent_id(self, thing: Any) -> Any:
-        if isinstance(thing, set):
-            return sorted(thing)
-        if not isinstance(thing, Tensor):
-            return None
-        is_parameter = isinstance(thing, nn.Parameter)
-        if (
-            thing.is_meta
-        ):  # let go of; what it once was differs between a model's files and its converted form
-            thing = torch.empty(0, device="meta")
-        return is_parameter, tuple(thing.shape), thing.stride(), thing.dtype, thing.device
-
-
-class _Stands(pickle.Unpickler):
-    """Reads descriptions as tensors without numbers, inside `FakeTensorMode`."""
-
-    def persistent_load(self, pid: Any) -> Tensor | set[str]:
-        if isinstance(pid, list):
-            return set(pid)
-        is_parameter, shape, stride, dtype, device = pid
-        tensor = torch.empty_strided(shape, stride, dtype=dtype, device=device)
-        return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
-
-
-def describe(part: Part) -> bytes:
-    """The part without its numbers; the same bytes for the same architecture, sizes and device."""
-    buffer = io.BytesIO()
-    _Descriptions(buffer).dump(part)
-    return buffer.getvalue()
-
-
 def surroundings(part: Part) -> bytes:
     """What else decides the code that comes out: versions, device, and the source of the networks."""
     device = next(iter(state_of(part.network).values())).device
@@ -358,7 +287,7 @@ def compile_part(description: bytes, options: Mapping[str, Any], path: Path) -> 
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with torch.no_grad(), FakeTensorMode():
-        part: Part = _Stands(io.BytesIO(description)).load()
+        part: Part = Stands(io.BytesIO(description)).load()
         inputs = part.resolved()
         state = state_of(part.network)
         program = torch.export.export(_Bound(part), (state, inputs), strict=False)

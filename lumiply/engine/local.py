@@ -26,14 +26,13 @@ from lumiply.engine.pace import Pace
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
+from lumiply.engine.reasons import reason_of, wrapped
 from lumiply.engine.render import Pictures, Render
 from lumiply.engine.transfer import Decoded, sent
 from lumiply.errors import (
     BusyError,
-    DeviceMemoryError,
     EngineClosedError,
     LumiplyError,
-    RenderError,
     UserError,
 )
 from lumiply.weights import Adaptor
@@ -257,7 +256,7 @@ class LocalEngine:
             return
         except Exception as error:
             log.exception("the adaptors were not reloaded")
-            swap.fail(_wrapped("the adaptors were not reloaded; the log says why", error))
+            swap.fail(wrapped("the adaptors were not reloaded; the log says why", error))
             return
         self._info = replace(swap.light.info, colors=self._pipeline.palette.names)
         swap.future.set_result(self._info)
@@ -333,7 +332,7 @@ class LocalEngine:
             render.report("decode", len(pictures), len(render.colors))
             render.check(self._closing)
         except Exception as error:
-            render.fail(_reason(error))
+            render.fail(reason_of(error))
             return
         if len(pictures) == len(render.colors):
             render.finish(pictures)
@@ -345,7 +344,7 @@ class LocalEngine:
             yield
             return
         except Exception as error:
-            reason = _reason(error)
+            reason = reason_of(error)
         for render in renders:
             self._batch.leave(render)
             render.fail(reason)
@@ -356,22 +355,3 @@ class LocalEngine:
         for render in {group.owner for group in self._batch.groups}:
             self._batch.leave(render)
             render.fail(reason)
-
-
-def _reason(error: Exception) -> LumiplyError:
-    """What those who asked are told of it; what they cannot mend is logged."""
-    if isinstance(error, LumiplyError):
-        return error
-    if isinstance(error, torch.OutOfMemoryError):
-        log.error("out of memory", exc_info=error)
-        reason = DeviceMemoryError("the device ran out of memory; ask for fewer colours at once")
-        reason.__cause__ = error
-        return reason
-    log.error("a render failed", exc_info=error)
-    return _wrapped("the render failed inside the model; the server's log says why", error)
-
-
-def _wrapped(sentence: str, cause: Exception) -> RenderError:
-    error = RenderError(sentence)
-    error.__cause__ = cause
-    return error

@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from lumiply.engine import ahead
-from lumiply.engine.ahead import AheadOfTime, Layout, describe, quick_switching, sweep
+from lumiply.engine.ahead import AheadOfTime, quick_switching, sweep
 from lumiply.engine.compiling import BackgroundCompiler, CompilationError, Function, Part, Task
+from lumiply.engine.descriptions import Layout, describe
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.tasks import compile_tasks
 from tests.engine.toy import Toy
@@ -363,7 +364,7 @@ def test_weights_that_were_let_go_make_no_difference_to_what_is_compiled():
 
 DESCRIBES = """
 import hashlib, torch
-from lumiply.engine.ahead import describe
+from lumiply.engine.descriptions import describe
 from lumiply.engine.compiling import Part
 from tests.nano import nano_pipeline
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from lumiply.engine import palette, pipeline
 from lumiply.engine import upload as uploading
+from lumiply.engine.convert import picture_psnr
 from lumiply.engine.upload import ALIGNED, loads, place, upload
+from tests.nano import nano_adaptor, nano_model, nano_pipeline
 
 CPU = torch.device("cpu")
 
@@ -92,3 +96,21 @@ def test_without_a_precision_a_module_stays_as_it_is():
     stride = module.conv.weight.stride()
     place([(module, None)], CPU)
     assert module.conv.weight.dtype is torch.float32 and module.conv.weight.stride() == stride
+
+
+def test_a_pipeline_whose_weights_came_in_buffers_renders_the_same(monkeypatch):
+    """A GPU's way, on a CPU."""
+    photo = Image.radial_gradient("L").convert("RGB").resize((40, 30))
+    usual = nano_pipeline().relight(photo, ["red"], seed=1, steps=3)["red"]
+    came: list[int] = []
+
+    def in_buffers(parts, device: torch.device) -> None:
+        uploading._upload_weights(parts, device)
+        came.append(len(parts))
+        place(parts, device)
+
+    for module in (pipeline, palette):
+        monkeypatch.setattr(module, "place", in_buffers)
+    ours = pipeline.Pipeline(nano_model(), {"red": nano_adaptor("red")})
+    assert len(came) == 2
+    assert picture_psnr(ours.relight(photo, ["red"], seed=1, steps=3)["red"], usual) > 60

@@ -96,10 +96,10 @@ class AheadOfTime:
 
     def __call__(self, part: Part, name: str) -> Function:
         """See `Compiler`. What is there already is loaded at once; if it is damaged, it is made again."""
-        description = describe(part)
-        key = hashlib.sha256(
-            b"\0".join([description, repr(sorted(self._options.items())).encode(), surroundings(part)])
-        ).hexdigest()[:20]
+        with quick_switching():
+            description = describe(part)
+            options = repr(sorted(self._options.items())).encode()
+            key = hashlib.sha256(b"\0".join([description, options, surroundings(part)])).hexdigest()[:20]
         plain_name = re.sub("[^a-z0-9]+", "-", name.lower())
         path = self.folder / "parts" / f"{plain_name}-{key}"
         if path.is_dir():
@@ -210,8 +210,6 @@ def sweep(folder: Path) -> None:
 
 def load(path: Path, network: nn.Module) -> Function:
     """The compiled method, bound to the weights of `network`."""
-    from torch._inductor.standalone_compile import CompiledArtifact
-
     with contextlib.suppress(OSError):
         os.utime(path)
     form = json.loads((path / FORM).read_text())
@@ -219,6 +217,9 @@ def load(path: Path, network: nn.Module) -> Function:
     weights = [state[name] for name in form["weights"]]
     layouts, is_list = [Layout(*fields) for fields in form["inputs"]], form["is_list"]
     with _LOADING, quick_switching():
+        # two seconds of Python, the first time
+        from torch._inductor.standalone_compile import CompiledArtifact
+
         compiled = CompiledArtifact.load(path=str(path / CODE), format="binary")
 
     def run(*inputs: Any) -> Any:
@@ -231,17 +232,33 @@ def load(path: Path, network: nn.Module) -> Function:
 
 @contextlib.contextmanager
 def quick_switching() -> Iterator[None]:
-    """Python code within lets other threads in after 0.2 ms, not 5.
+    """Python code within lets other threads in after 0.2 ms, not 5; threads may be within at the same time.
 
     A network that is launched operation by operation asks for the interpreter again after each of them, a thousand
     times a step, and would wait 5 ms each time for a thread that never rests.
     """
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
+    with _SWITCHING.lock:
+        if _SWITCHING.within == 0:
+            _SWITCHING.usual = sys.getswitchinterval()
+            sys.setswitchinterval(SWITCH_S)
+        _SWITCHING.within += 1
     try:
         yield
     finally:
-        sys.setswitchinterval(usual)
+        with _SWITCHING.lock:
+            _SWITCHING.within -= 1
+            if _SWITCHING.within == 0:
+                sys.setswitchinterval(_SWITCHING.usual)
+
+
+class _Switching:
+    """Of the whole process: how many threads are within `quick_switching`, and what to go back to."""
+
+    def __init__(self) -> None:
+        self.lock, self.within, self.usual = threading.Lock(), 0, 0.0
+
+
+_SWITCHING: Final = _Switching()
 
 
 def surroundings(part: Part) -> bytes:

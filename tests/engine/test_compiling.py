@@ -414,6 +414,17 @@ def test_loading_lets_other_threads_in_quickly_and_puts_things_back():
     assert sys.getswitchinterval() == usual
 
 
+def test_threads_that_load_at_the_same_time_put_things_back_when_the_last_has_ended():
+    usual = sys.getswitchinterval()
+    first, second = quick_switching(), quick_switching()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert sys.getswitchinterval() < usual / 10
+    second.__exit__(None, None, None)
+    assert sys.getswitchinterval() == usual
+
+
 def test_a_batch_of_one_fits_however_its_first_stride_reads():
     layout = Layout.of(torch.zeros(1, 4, 2, 2))
     given = torch.zeros(3, 4, 2, 2)[:1].as_strided((1, 4, 2, 2), (99, 4, 2, 1))

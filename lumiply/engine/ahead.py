@@ -2,20 +2,13 @@
 
 What is kept is what PyTorch's Inductor makes of a graph (`torch._inductor.standalone_compile`). Weights are not in
 it: they are among its inputs, so it serves any weights of that architecture, and takes no memory beside those that
-are loaded already. Loading it traces nothing.
-
-    python -m lumiply.engine.ahead PART OUT PARENT
-
-is that process: it reads a pickled part whose tensors are descriptions only, compiles it, runs it once on random
-numbers, so that what crashes does not crash a server and launch configurations are chosen, and writes a folder. It
-ends with the process that asked for it.
+are loaded already. Loading it traces nothing. The process is `lumiply.engine.compiler`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -35,14 +28,15 @@ from typing import Any, Final
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import cldm
 import ldm
+import lumiply.engine
 import modi_vae
 from lumiply.engine.compiling import CompilationError, Function, Part
-from lumiply.engine.descriptions import Layout, Stands, describe, state_of
+from lumiply.engine.descriptions import CODE, FORM, Layout, describe, state_of
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +46,12 @@ LIMIT_S: Final = 1800.0
 KEPT_S: Final = 60 * 24 * 3600.0
 #: Seconds between two looks whether what is waited for is still wanted.
 LOOK_S: Final = 0.5
-#: Files of a compiled part: its code, and what goes in and comes out.
-CODE: Final = "code"
-FORM: Final = "form.json"
+#: The module whose processes compile.
+COMPILER: Final = "lumiply.engine.compiler"
 #: Loading changes settings of the whole process for a moment.
 _LOADING: Final = threading.Lock()
 #: How long loading keeps other threads from the interpreter.
 SWITCH_S: Final = 0.0002
-#: By how much a compiler gives way to what serves.
-NICENESS: Final = 10
 
 
 class AheadOfTime:
@@ -141,7 +132,7 @@ class AheadOfTime:
         with tempfile.TemporaryDirectory(prefix="lumiply-part-") as folder:
             given, log_path = Path(folder, "part"), Path(folder, "log")
             given.write_bytes(pickle.dumps((description, self._options)))
-            command = [sys.executable, "-m", __name__, str(given), str(path), str(os.getpid())]
+            command = [sys.executable, "-m", COMPILER, str(given), str(path), str(os.getpid())]
             environment = {
                 **os.environ,
                 # this process's own folder, since what is chosen by trial is kept beside the code
@@ -270,112 +261,6 @@ def surroundings(part: Part) -> bytes:
 
 @cache
 def _source_hash() -> str:
-    files = [Path(__file__), *(
-        path for package in (cldm, ldm, modi_vae, sys.modules["lumiply.engine"])
-        for path in sorted(Path(str(package.__path__[0])).glob("*.py"))
-    )]  # fmt: skip
+    packages = (cldm, ldm, modi_vae, lumiply.engine)
+    files = [path for package in packages for path in sorted(Path(package.__path__[0]).glob("*.py"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
-
-
-class _Bound(nn.Module):
-    """The part as a function of weights and inputs; itself it has no weights."""
-
-    def __init__(self, part: Part) -> None:
-        super().__init__()
-        self._held = [_Call(part)]  # in a list, where its weights are not found
-
-    def forward(self, state: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
-        weights = {f"network.{name}": value for name, value in state.items()}
-        return torch.func.functional_call(self._held[0], weights, inputs)
-
-
-class _Call(nn.Module):
-    def __init__(self, part: Part) -> None:
-        super().__init__()
-        self.network, self._method = part.network, part.method
-
-    def forward(self, *inputs: Any) -> Any:
-        return getattr(self.network, self._method)(*inputs)
-
-
-def compile_part(description: bytes, options: Mapping[str, Any], path: Path) -> None:
-    """Write the folder `path`, whole or not at all; one that is there already stays."""
-    from torch._inductor import standalone_compile
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with torch.no_grad(), FakeTensorMode():
-        part: Part = Stands(io.BytesIO(description)).load()
-        inputs = part.resolved()
-        state = state_of(part.network)
-        program = torch.export.export(_Bound(part), (state, inputs), strict=False)
-    used = drop_unused(program.graph_module, len(state))
-    form = {
-        "weights": [name for name, is_used in zip(state, used, strict=True) if is_used],
-        "inputs": [Layout.of(tensor) for tensor in tree_leaves(inputs)],
-        "is_list": program.call_spec.out_spec.num_children > 0,
-    }
-    weights = [state[name] for name in form["weights"]]
-    tensors: list[Any] = [_random(tensor) for tensor in tree_leaves((weights, inputs))]
-    with torch.no_grad():
-        compiled: Any = standalone_compile(
-            program.graph_module,
-            tensors,
-            dynamic_shapes="from_example_inputs",
-            options={"config_patches": dict(options)},
-        )
-        compiled(*tensors)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-    unfinished = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
-    try:
-        compiled.save(path=str(unfinished / CODE), format="binary")
-        (unfinished / FORM).write_text(json.dumps(form))
-        with contextlib.suppress(FileExistsError, OSError):
-            unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def drop_unused(graph_module: torch.fx.GraphModule, count: int) -> list[bool]:
-    """Take those of the graph's first `count` inputs that it does not use from it; which of them it does use."""
-    places = [node for node in graph_module.graph.nodes if node.op == "placeholder"][:count]
-    used = [bool(node.users) for node in places]
-    for node, is_used in zip(places, used, strict=True):
-        if not is_used:
-            graph_module.graph.erase_node(node)
-    graph_module.recompile()
-    return used
-
-
-def _random(like: Tensor) -> Tensor:
-    tensor = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
-    if not tensor.is_floating_point():
-        return tensor.zero_()
-    if tensor.itemsize == 1:  # float8, which is not drawn
-        return tensor.copy_(torch.randn(like.shape, device=like.device))
-    return tensor.normal_(0.0, 0.02)
-
-
-def end_with(parent: int) -> None:
-    """Kill this process's group as soon as process `parent` is not its parent any more."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def main(arguments: Sequence[str]) -> None:
-    given, path, parent = arguments
-    os.nice(NICENESS)
-    end_with(int(parent))
-    description, options = pickle.loads(Path(given).read_bytes())
-    compile_part(description, options, Path(path))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
-    sys.stdout.flush()
-    os._exit(0)  # the compiler's own workers are not waited for

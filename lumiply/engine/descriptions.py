@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lumiply.engine.compiling import Part
+
+#: Files of a compiled part: its code, and what goes in and comes out.
+CODE: Final = "code"
+FORM: Final = "form.json"
 
 
 class Layout(NamedTuple):

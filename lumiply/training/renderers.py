@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lumiply.engine.ahead import end_with
 from lumiply.errors import UserError
+from lumiply.processes import end_with
 from lumiply.synth.spec import Split
 
 log = logging.getLogger(__name__)

@@ -49,7 +49,7 @@ from lumiply.settings import Settings
 from lumiply.weights import Header, save_converted
 
 BUDGET_S: Final = 525.0
-#: (what, the figure's place in the results, bar, whether less is better), as the project's issue of speed sets them.
+#: (what, the figure's place in the results, bar, whether less is better); see docs/performance.md.
 BARS: Final = (
     ("seven colours, s", ("end_to_end", "7", "median"), 1.0, True),
     ("one colour, s", ("end_to_end", "1", "median"), 0.40, True),
@@ -207,7 +207,7 @@ class Plan:
             "over": over,
             "compiled_s": compiled_s,
             "requests": len(times),
-            "longest_s": max(took for _, took in times),
+            "longest_s": max((took for _, took in times), default=None),
             "requests_at_and_took_s": times,
             "taken over": sorted(self.pipeline.stepper._compiled),
             "stages": [f"{name}, {size}" for name, size in self.pipeline._compiled],

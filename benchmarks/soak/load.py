@@ -23,6 +23,10 @@ from tests.server.gateway import Gateway, JobFailed
 
 #: Seconds between two questions to `/health`.
 PERIOD_S: Final = 0.03
+#: Seconds that the process which asks is given to start.
+START_S: Final = 60.0
+#: So often it is asked at least, however soon the load is over: percentiles need as many.
+LEAST_ASKED: Final = 2
 
 
 class HealthProbe:
@@ -36,13 +40,16 @@ class HealthProbe:
 
     def __init__(self, url: str) -> None:
         context = multiprocessing.get_context("spawn")
-        self._stop, self._answers = context.Event(), context.Queue()
-        self._process = context.Process(target=_ask, args=(url, self._stop, self._answers), daemon=True)
+        self._asking, self._stop, self._answers = context.Event(), context.Event(), context.Queue()
+        words = (url, self._asking, self._stop, self._answers)
+        self._process = context.Process(target=_ask, args=words, daemon=True)
         self.times: list[float] = []
         self.late: list[float] = []
 
     def __enter__(self) -> HealthProbe:
         self._process.start()
+        if not self._asking.wait(START_S):
+            raise TimeoutError(f"the probe of /health did not start within {START_S:g} s")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -52,11 +59,12 @@ class HealthProbe:
         self.times = [left for one in took for left in np.arange(one, 0, -PERIOD_S)]
 
 
-def _ask(url: str, stop: Any, answers: Any) -> None:
+def _ask(url: str, asking: Any, stop: Any, answers: Any) -> None:
     """Body of the probe's process."""
     gc.disable()  # its own pauses are not the server's
     took, late = [], []
-    while not stop.is_set():
+    asking.set()
+    while not stop.is_set() or len(took) < LEAST_ASKED:
         began = time.perf_counter()
         client.fetch(f"{url}/health", 30)
         answered = time.perf_counter()

@@ -5,14 +5,24 @@ Lightning's own averages a copy of the whole module, frozen parts included: at f
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lumiply.training.finetune import FineTuning
+
+class Learner(Protocol):
+    """A module that says which of its parameters learn."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def trained(self) -> Mapping[str, nn.Parameter]: ...
 
 
 class Averaging(Callback):
@@ -33,24 +43,49 @@ class Averaging(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.average, self.steps = dict(state_dict["average"]), state_dict["steps"]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: FineTuning) -> None:  # type: ignore[override]
+    def on_fit_start(self, trainer: Trainer, pl_module: Learner) -> None:  # type: ignore[override]
         start = self.average or pl_module.trained()
         self.average = {name: value.detach().clone().to(pl_module.device) for name, value in start.items()}
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: FineTuning, *rest: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Learner, *rest: Any) -> None:  # type: ignore[override]
         if trainer.global_step == self.steps:
             return
         self.steps = trainer.global_step
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in pl_module.trained().items():
-            self.average[name].lerp_(value.detach(), 1 - decay)
+        trained = pl_module.trained()
+        averages = [self.average[name] for name in trained]
+        get_ema_multi_avg_fn(decay)(averages, [value.detach() for value in trained.values()], self.steps)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: FineTuning) -> None:  # type: ignore[override]
-        for name, value in pl_module.trained().items():
+    def on_validation_start(self, trainer: Trainer, pl_module: Learner) -> None:  # type: ignore[override]
+        self._show(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Learner) -> None:  # type: ignore[override]
+        self._hide(pl_module)
+
+    @contextlib.contextmanager
+    def shown(self, learner: Learner) -> Iterator[None]:
+        """Within, the average stands in the place of the weights; before the first step, nothing changes."""
+        self._show(learner)
+        try:
+            yield
+        finally:
+            self._hide(learner)
+
+    @torch.no_grad()
+    def adopt(self, learner: Learner) -> None:
+        """The average becomes the weights, wherever these lie."""
+        for name, value in self._averaged(learner):
+            value.copy_(self.average[name])
+
+    def _averaged(self, learner: Learner) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, value) for name, value in learner.trained().items() if name in self.average)
+
+    def _show(self, learner: Learner) -> None:
+        for name, value in self._averaged(learner):
             self._weights[name] = value.data
             value.data = self.average[name]
 
-    def on_validation_end(self, trainer: Trainer, pl_module: FineTuning) -> None:  # type: ignore[override]
-        for name, value in pl_module.trained().items():
+    def _hide(self, learner: Learner) -> None:
+        for name, value in self._averaged(learner):
             value.data = self._weights.pop(name)

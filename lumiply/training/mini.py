@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Final
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from cldm import ControlLDM
@@ -18,6 +20,7 @@ from lumiply.colors import BASE_COLOR, COLORS
 from lumiply.config import config_path, load_config
 from lumiply.synth.render import Renderer
 from lumiply.synth.stream import RendersRooms, render_to_folder
+from lumiply.training.averaging import Averaging
 from lumiply.training.pairs import PairBatch, PairDataset, PairOptions, draw_pairs, seven_colors
 from lumiply.training.pool import RoomPool
 from lumiply.training.renderers import RoomOrder
@@ -41,6 +44,8 @@ MODEL_FILE: Final = "lumiply_mini.safetensors"
 VALIDATION_SEED: Final = 7
 #: Share of the autoencoder's budget that is spent on crops.
 CROPPED_SHARE: Final = 0.6
+#: Of the average over the refinement's weights: as if of the last 500 steps.
+REFINED_DECAY: Final = 0.998
 #: Pairs that the diffusion stages learn from: half of them show part of the room.
 VARIED: Final = PairOptions(zoomed=0.5)
 
@@ -161,12 +166,15 @@ class MiniTraining:
         """Train everything but the first stage's encoder on the pictures that come out.
 
         From a base model that already follows the light: from nothing, the decoder learns to brighten every photo
-        alike, and leaves the latent with its colour unused.
+        alike, and leaves the latent with its colour unused. What is saved, at the end and meanwhile, is an average of
+        the last weights: those of a moment are worse while the learning rate is high.
         """
         objective = Objective(pictures=True, last_share=0.875, compiled=self.plan.compiled)
         stage = BaseStage(self.model, self.budget("refine"), learning_rate=3e-4, objective=objective)
         before = half(self.model.state_dict())
-        self.fit(stage, "refine", VARIED)
+        average = Averaging(REFINED_DECAY)
+        self.fit(stage, "refine", VARIED, average=average)
+        average.adopt(stage)
         self.model.load_state_dict(blended(before, half(self.model.state_dict()), self.plan.blend))
         self.save_model()
 
@@ -193,7 +201,14 @@ class MiniTraining:
     def budget(self, stage: str, share: float = 1.0) -> Budget:
         return Budget(max(1, round(self.plan.steps[stage] * share)), self.plan.minutes[stage] * 60 * share)
 
-    def fit(self, stage: Stage, name: str, options: PairOptions, fixed: Tensor | None = None) -> None:
+    def fit(
+        self,
+        stage: Stage,
+        name: str,
+        options: PairOptions,
+        fixed: Tensor | None = None,
+        average: Averaging | None = None,
+    ) -> None:
         plan, began = self.plan, time.monotonic()
         train = PairDataset(
             self.pool, plan.batch[name], seed=plan.seed, options=options, refresh_every=50, fixed_colors=fixed
@@ -202,7 +217,9 @@ class MiniTraining:
         check = PairDataset(
             self.held_out, 48, seed=VALIDATION_SEED, options=whole, length=1, fixed_colors=fixed
         )
-        save = () if isinstance(stage, AdaptorStage) else (SaveEvery(120.0, self.save_model),)
+        callbacks: list[Callback] = [] if average is None else [average]
+        if not isinstance(stage, AdaptorStage):
+            callbacks.append(SaveEvery(120.0, lambda: self.save_trained(stage, average)))
         run_stage(
             stage,
             train,
@@ -210,7 +227,7 @@ class MiniTraining:
             out=plan.out / "logs",
             accelerator="gpu" if plan.device.startswith("cuda") else "cpu",
             precision=plan.precision,
-            callbacks=save,
+            callbacks=tuple(callbacks),
         )
         log.info("%s: %.0f s, %d rooms", name, time.monotonic() - began, len(self.pool))
 
@@ -219,6 +236,11 @@ class MiniTraining:
         for _ in range(count):
             index = torch.randint(len(self.held_out), (64,), generator=generator, device=self.plan.device)
             yield draw_pairs(self.held_out.layers(index), PairOptions(), generator)
+
+    def save_trained(self, stage: Stage, average: Averaging | None) -> None:
+        """Write the model as it is in the middle of a stage."""
+        with contextlib.nullcontext() if average is None else average.shown(stage):
+            self.save_model()
 
     def save_model(self) -> None:
         """Write the whole model in half precision, whole or not at all."""

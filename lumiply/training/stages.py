@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,9 @@ class Stage(pl.LightningModule):
         self.budget, self.learning_rate, self.weight_decay = budget, learning_rate, weight_decay
         self.started = math.nan
 
-    def trained(self) -> Iterator[nn.Parameter]:
-        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What learns, by its name in the stage."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def on_train_batch_end(self, *rest: Any) -> None:
         if math.isnan(self.started):
@@ -92,14 +93,14 @@ class Stage(pl.LightningModule):
     ) -> None:
         """By norm; Lightning's own refuses fused optimisers in mixed precision, also where nothing is scaled."""
         if gradient_clip_val:
-            nn.utils.clip_grad_norm_(list(self.trained()), float(gradient_clip_val))
+            nn.utils.clip_grad_norm_(self.trained().values(), float(gradient_clip_val))
 
     def configure_optimizers(self) -> Any:
         fused = (
             self.device.type == "cuda" or None
         )  # one kernel for all tensors; None leaves the choice to torch
         optimizer = torch.optim.AdamW(
-            self.trained(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
+            self.trained().values(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.budget.learning_rate_factor(step, self.elapsed())
@@ -420,7 +421,7 @@ class AdaptorStage(DiffusionStage):
         """Start each adaptor at what the base model makes of a flat reference of its colour; return the last loss."""
         with torch.no_grad():
             codes, tokens = self.model.light(flat_references(self.colors, self.model.params.picture_size))
-        optimizer = torch.optim.Adam(self.trained(), lr=learning_rate)
+        optimizer = torch.optim.Adam(self.trained().values(), lr=learning_rate)
         loss = codes.new_zeros(())
         for _ in range(steps):
             own_codes, own_tokens = self.palette()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,13 @@ from click.testing import CliRunner
 
 from lumiply.synth.render import RoomLayers
 from lumiply.synth.rooms import sample_room
+from lumiply.training import mini
+from lumiply.training.averaging import Averaging
 from lumiply.training.command import main
-from lumiply.training.mini import STAGES, MiniPlan, blended, render_rooms, room_orders
+from lumiply.training.mini import STAGES, MiniPlan, MiniTraining, blended, render_rooms, room_orders
+from lumiply.training.stages import BaseStage, Budget
+from lumiply.weights import read_state
+from tests.nano import NANO
 from tests.training.conftest import made_up_room
 
 
@@ -61,6 +67,45 @@ def test_rooms_that_are_rendered_beside_training_are_the_same_ones(plan):
     assert (validation.split, validation.first, validation.count) == ("validation", 0, plan.validation_rooms)
     assert (train.split, train.first, train.count, train.samples) == ("train", 100, 3, 16)
     assert train.folder == plan.rooms and validation.folder == plan.validation
+
+
+@pytest.mark.filterwarnings("default")
+def test_refinement_ends_with_an_average_of_its_last_weights(plan, monkeypatch):
+    monkeypatch.setattr(mini, "load_config", lambda path: NANO)
+    averages: list[Averaging] = []
+
+    class Watched(Averaging):
+        def __init__(self, decay: float) -> None:
+            super().__init__(decay)
+            averages.append(self)
+
+    monkeypatch.setattr(mini, "Averaging", Watched)
+    render_rooms(plan, 2, MadeUpRenderer)
+    cpu = replace(plan, steps=dict.fromkeys(STAGES, 3), device="cpu", precision="32-true", least_rooms=1)
+    training = MiniTraining(cpu)
+    training.refine()
+    [average] = averages
+    assert average.steps == 3 and average.decay == mini.REFINED_DECAY
+    saved = read_state(plan.out / mini.MODEL_FILE)
+    found = {name.removeprefix("model."): value.half() for name, value in average.average.items()}
+    assert all(torch.equal(saved[name], value) for name, value in found.items())
+    assert any("decoder" in name for name in found)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_what_is_saved_in_the_middle_of_a_stage_is_the_average_where_there_is_one(
+    plan, monkeypatch, averaged: bool
+):
+    monkeypatch.setattr(mini, "load_config", lambda path: NANO)
+    render_rooms(plan, 2, MadeUpRenderer)
+    training = MiniTraining(replace(plan, device="cpu", precision="32-true", least_rooms=1))
+    stage = BaseStage(training.model, Budget(1))
+    average = Averaging(0.5)
+    average.average = {name: torch.full_like(value, 2.0) for name, value in stage.trained().items()}
+    training.save_trained(stage, average if averaged else None)
+    saved = read_state(plan.out / mini.MODEL_FILE)
+    names = [name.removeprefix("model.") for name in stage.trained()]
+    assert all(bool((saved[name] == 2.0).all()) for name in names) == averaged
 
 
 def test_blended_weights_lie_between_those_before_and_those_after():

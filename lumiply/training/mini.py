@@ -25,13 +25,12 @@ from lumiply.training.pairs import PairBatch, PairDataset, PairOptions, draw_pai
 from lumiply.training.pool import RoomPool
 from lumiply.training.renderers import RoomOrder
 from lumiply.training.run import SaveEvery, run_stage
+from lumiply.training.stage_base import Budget, Stage
 from lumiply.training.stages import (
     AdaptorStage,
     AutoencoderStage,
     BaseStage,
-    Budget,
     Objective,
-    Stage,
     whiten_latents,
 )
 from lumiply.weights import Adaptor, read_state, save_adaptor, save_state

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lumiply.training.pairs import PairDataset
 from lumiply.training.precision import norms_keep_precision
-from lumiply.training.stages import Stage
+from lumiply.training.stage_base import Stage
 
 log = logging.getLogger(__name__)
 

@@ -9,103 +9,21 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from cldm import Conditions, ControlLDM
 from ldm.autoencoder import DiagonalGaussian
 from ldm.sampling import sample_ddim
-from lumiply.evaluation.metrics import added_light, hue_error
-from lumiply.synth.compose import LUMINANCE_WEIGHTS, srgb_encode
+from lumiply.synth.compose import srgb_encode
+from lumiply.training.losses import mean_hue_error, picture_loss, psnr
 from lumiply.training.pairs import PairBatch
+from lumiply.training.stage_base import Budget, Stage
 from modi_vae import BypassAutoencoder
-
-#: Mean squared error below which `picture_loss` gains little more (40 dB).
-LEAST_SQUARED_ERROR = 1e-4
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a stage trains: so many steps, or so many seconds, whichever ends first.
-
-    Attributes:
-        warmup: steps of linear warm-up of the learning rate, which then falls along a cosine to a hundredth.
-    """
-
-    steps: int
-    seconds: float = math.inf
-    warmup: int = 100
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.seconds <= 0 or self.warmup < 1:
-            raise ValueError(f"a budget needs steps, seconds and warmup above 0, got {self}")
-
-    def progress(self, step: int, elapsed: float) -> float:
-        """Share of the budget that is used, 0 to 1."""
-        return min(1.0, max(step / self.steps, elapsed / self.seconds))
-
-    def learning_rate_factor(self, step: int, elapsed: float) -> float:
-        cosine = 0.5 * (1.0 + math.cos(math.pi * self.progress(step, elapsed)))
-        return min(1.0, (step + 1) / self.warmup) * (0.01 + 0.99 * cosine)
-
-
-class Stage(pl.LightningModule):
-    """AdamW over the tensors that require a gradient, on a budget."""
-
-    def __init__(self, budget: Budget, learning_rate: float, weight_decay: float = 0.01) -> None:
-        super().__init__()
-        self.budget, self.learning_rate, self.weight_decay = budget, learning_rate, weight_decay
-        self.started = math.nan
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        """What learns, by its name in the stage."""
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
-
-    def on_train_batch_end(self, *rest: Any) -> None:
-        if math.isnan(self.started):
-            self.started = time.monotonic()
-        if self.elapsed() > self.budget.seconds:
-            self.trainer.should_stop = True
-
-    def elapsed(self) -> float:
-        """Seconds since the first step ended: what compiles or loads before does not count."""
-        return 0.0 if math.isnan(self.started) else time.monotonic() - self.started
-
-    def transfer_batch_to_device(
-        self, batch: PairBatch, device: torch.device, dataloader_idx: int
-    ) -> PairBatch:
-        """Batches are made on the device that trains."""
-        return batch
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """By norm; Lightning's own refuses fused optimisers in mixed precision, also where nothing is scaled."""
-        if gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.trained().values(), float(gradient_clip_val))
-
-    def configure_optimizers(self) -> Any:
-        fused = (
-            self.device.type == "cuda" or None
-        )  # one kernel for all tensors; None leaves the choice to torch
-        optimizer = torch.optim.AdamW(
-            self.trained().values(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.budget.learning_rate_factor(step, self.elapsed())
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class AutoencoderStage(Stage):
@@ -145,12 +63,6 @@ class AutoencoderStage(Stage):
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         picture, _ = self.reconstruct(batch, sample=False)
         self.log("val/psnr", psnr(picture, 2 * batch.on - 1), prog_bar=True, batch_size=len(batch.off))
-
-
-def psnr(picture: Tensor, truth: Tensor) -> Tensor:
-    """Mean over b of the PSNR in dB of pictures in [-1, 1], clamped as when they are saved."""
-    error = (picture.float().clamp(-1, 1) - truth.float()).square().mean(dim=(1, 2, 3)) / 4
-    return (-10 * error.clamp(min=1e-10).log10()).mean()
 
 
 @torch.no_grad()
@@ -305,38 +217,6 @@ class DiffusionStage(Stage):
     def latent_shape(self) -> tuple[int, int, int]:
         params = self.model.params
         return params.channels, params.image_size, params.image_size
-
-
-def picture_loss(picture: Tensor, truth: Tensor) -> Tensor:
-    """How far pictures (b, 3, H, W) in [0, 1] are from the truth, as people judge it.
-
-    Half the logarithm of each picture's mean squared error, so that a bright and a dark room count alike (the loss of
-    NAFNet, arXiv 2204.04676), plus what the grey SSIM lacks to 1.
-    """
-    error = (picture - truth).square().mean(dim=(1, 2, 3))
-    with torch.autocast(picture.device.type, enabled=False):
-        grey, true_grey = (grey_of(image.float().clamp(0, 1)) for image in (picture, truth))
-        similarity = structural_similarity_index_measure(grey, true_grey, data_range=1.0)
-    assert isinstance(similarity, Tensor)
-    return 0.5 * (error + LEAST_SQUARED_ERROR).log().mean() + (1.0 - similarity)
-
-
-def mean_hue_error(picture: Tensor, batch: PairBatch) -> Tensor:
-    """Mean `hue_error` in degrees of pictures (b, 3, H, W) in [-1, 1]; 0 where no lamp of the batch has a hue."""
-    errors = []
-    for ours, off, on in zip((picture.clamp(-1, 1) + 1) / 2, batch.off, batch.on, strict=True):
-        shown, unlit, lit = (
-            x.float().permute(1, 2, 0).cpu().numpy() for x in (ours, off, on)
-        )  # c h w -> h w c
-        error = hue_error(added_light(shown, unlit), added_light(lit, unlit))
-        if error is not None:
-            errors.append(error)
-    return picture.new_tensor(sum(errors) / max(1, len(errors)), dtype=torch.float32)
-
-
-def grey_of(picture: Tensor) -> Tensor:
-    """(b, 3, H, W) display values -> (b, 1, H, W)."""
-    return torch.einsum("bchw,c->bhw", picture, picture.new_tensor(LUMINANCE_WEIGHTS))[:, None]
 
 
 class BaseStage(DiffusionStage):

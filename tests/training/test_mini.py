@@ -15,7 +15,8 @@ from lumiply.training import mini
 from lumiply.training.averaging import Averaging
 from lumiply.training.command import main
 from lumiply.training.mini import STAGES, MiniPlan, MiniTraining, blended, render_rooms, room_orders
-from lumiply.training.stages import BaseStage, Budget
+from lumiply.training.stage_base import Budget
+from lumiply.training.stages import BaseStage
 from lumiply.weights import read_state
 from tests.nano import NANO
 from tests.training.conftest import made_up_room

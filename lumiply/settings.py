@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from lumiply import settings_kinds as kinds
 from lumiply.engine.protocol import DEFAULT_SEED
 from lumiply.errors import SettingsError
 
@@ -25,153 +24,9 @@ PREFIX: Final = "LUMIPLY_"
 MOST_MEGAPIXELS: Final = 89.0
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How a value is read and what it may be.
-
-    Attributes:
-        read: turns a string, or a value that is already right, into the value; raises ValueError or TypeError.
-        limit: what is allowed, completing "must be ...".
-    """
-
-    read: Callable[[Any], Any]
-    limit: str
-
-
-def _integer(low: int, high: int) -> Kind:
-    def read(value: Any) -> int:
-        if isinstance(value, (bool, float)):
-            raise TypeError(value)
-        number = int(value)
-        if not low <= number <= high:
-            raise ValueError(number)
-        return number
-
-    return Kind(read, f"a whole number from {low} to {high}")
-
-
-def _number(low: float, high: float) -> Kind:
-    def read(value: Any) -> float:
-        number = float(value)
-        if not low <= number <= high:  # refuses NaN as well
-            raise ValueError(number)
-        return number
-
-    return Kind(read, f"a number from {low:g} to {high:g}")
-
-
-def _choice(*allowed: str) -> Kind:
-    def read(value: Any) -> str:
-        name = str(value).strip().lower()
-        if name not in allowed:
-            raise ValueError(name)
-        return name
-
-    return Kind(read, "one of " + ", ".join(allowed))
-
-
-def _pattern(pattern: str, limit: str) -> Kind:
-    def read(value: Any) -> str:
-        text = str(value).strip()
-        if not re.fullmatch(pattern, text):
-            raise ValueError(text)
-        return text
-
-    return Kind(read, limit)
-
-
-def _boolean() -> Kind:
-    def read(value: Any) -> bool:
-        if isinstance(value, bool):
-            return value
-        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-            str(value).strip().lower()
-        ]
-
-    return Kind(read, "true or false")
-
-
-def _path() -> Kind:
-    def read(value: Any) -> Path:
-        if not str(value).strip() or "\0" in str(value) or "://" in str(value):
-            raise ValueError(value)
-        return Path(value)
-
-    return Kind(read, "the path of a folder")
-
-
-def _url() -> Kind:
-    def read(value: Any) -> str:
-        text = str(value).strip().rstrip("/")
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(text)
-        return text
-
-    return Kind(read, "an http or https URL without a query, such as https://example.ngrok-free.dev")
-
-
-def _storage_url() -> Kind:
-    def read(value: Any) -> str:
-        text = str(value).strip().rstrip("/")
-        parts = urlsplit(text)
-        if (
-            not parts.scheme
-            or "://" not in text
-            or not parts.netloc + parts.path
-            or parts.query
-            or parts.fragment
-        ):
-            raise ValueError(text)
-        if parts.password is not None or any(char <= " " for char in text):
-            raise ValueError(text)
-        return text
-
-    return Kind(read, "a URL of a bucket or folder without a password, such as s3://bucket/prefix")
-
-
-def _hosts() -> Kind:
-    def read(value: Any) -> tuple[str, ...]:
-        parts = value.split(",") if isinstance(value, str) else list(value)
-        hosts = tuple(part.strip().lower() for part in parts if part.strip())
-        for host in hosts:
-            if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?", host):
-                raise ValueError(host)
-        return hosts
-
-    return Kind(read, "host names divided by commas, each with an optional :port")
-
-
-def _origins() -> Kind:
-    def read(value: Any) -> tuple[str, ...]:
-        parts = value.split(",") if isinstance(value, str) else list(value)
-        origins = tuple(part.strip().rstrip("/").lower() for part in parts if part.strip())
-        for origin in origins:
-            if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", origin):
-                raise ValueError(origin)
-        return origins
-
-    return Kind(read, "origins such as https://example.com divided by commas, or *, or empty for none")
-
-
-def _replicas() -> Kind:
-    def read(value: Any) -> str:
-        found = re.fullmatch(r"([1-9][0-9]{0,3})(?:\.\.([1-9][0-9]{0,3}))?", str(value).strip())
-        if found is None or int(found[1]) > int(found[2] or found[1]):
-            raise ValueError(value)
-        return found[0]
-
-    return Kind(read, "a number such as 4, or least..most such as 1..8")
-
-
-def _optional(kind: Kind) -> Kind:
-    def read(value: Any) -> Any:
-        return None if value is None or value == "" else kind.read(value)
-
-    return Kind(read, f"{kind.limit}, or empty")
-
-
-def _setting(default: Any, kind: Kind, help: str, *, secret: bool = False, also: str | None = None) -> Any:
+def _setting(
+    default: Any, kind: kinds.Kind, help: str, *, secret: bool = False, also: str | None = None
+) -> Any:
     """A field of `Settings`. `also` names a variable of another program that may give the value."""
     metadata = {"kind": kind, "help": help, "secret": secret, "also": also}
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
@@ -187,166 +42,180 @@ class Settings:
 
     host: str = _setting(
         "127.0.0.1",
-        _pattern(r"[A-Za-z0-9.:_-]+", "a host name or an address"),
+        kinds.pattern(r"[A-Za-z0-9.:_-]+", "a host name or an address"),
         "Address to listen on; 0.0.0.0 lets other machines in.",
     )
-    port: int = _setting(5000, _integer(0, 65535), "Port to listen on; 0 takes any free one.")
+    port: int = _setting(5000, kinds.integer(0, 65535), "Port to listen on; 0 takes any free one.")
     public_url: str | None = _setting(
-        None, _optional(_url()), "Address under which others reach the server; results are linked under it."
+        None,
+        kinds.optional(kinds.url()),
+        "Address under which others reach the server; results are linked under it.",
     )
     results_dir: Path = _setting(
-        Path("images/inference"), _path(), "Folder of the results, one folder a job in it."
+        Path("images/inference"), kinds.path(), "Folder of the results, one folder a job in it."
     )
     results_url: str | None = _setting(
         None,
-        _optional(_storage_url()),
+        kinds.optional(kinds.storage_url()),
         "Where results live instead, for several servers together; any fsspec URL (needs lumiply[cluster]).",
     )
-    queue_size: int = _setting(64, _integer(1, 10_000), "Renders that may wait; one more is answered 503.")
+    queue_size: int = _setting(
+        64, kinds.integer(1, 10_000), "Renders that may wait; one more is answered 503."
+    )
     threads: int = _setting(
         128,
-        _integer(8, 1000),
+        kinds.integer(8, 1000),
         "Requests handled at once; an eighth of them is kept free of those that wait for a render.",
     )
     upload_timeout_s: float = _setting(
-        120.0, _number(0.1, 3600), "Seconds in which a request must have arrived whole."
+        120.0, kinds.number(0.1, 3600), "Seconds in which a request must have arrived whole."
     )
     stuck_after_s: float = _setting(
         120.0,
-        _number(0.05, 86_400),
+        kinds.number(0.05, 86_400),
         "Seconds without any progress after which the engine is taken for stuck and replaced.",
     )
     shutdown_s: float = _setting(
-        20.0, _number(0, 3600), "Seconds that renders under way are given when the server is told to stop."
+        20.0,
+        kinds.number(0, 3600),
+        "Seconds that renders under way are given when the server is told to stop.",
     )
-    keep_days: float = _setting(30.0, _number(0, 36_500), "Days that results are kept; 0 means for ever.")
+    keep_days: float = _setting(
+        30.0, kinds.number(0, 36_500), "Days that results are kept; 0 means for ever."
+    )
     keep_gb: float = _setting(
-        20.0, _number(0, 1e6), "GB that all results may take before the oldest go; 0 means no limit."
+        20.0, kinds.number(0, 1e6), "GB that all results may take before the oldest go; 0 means no limit."
     )
     auth: str = _setting(
         "auto",
-        _choice("auto", "none"),
+        kinds.choice("auto", "none"),
         "auto: calls need the token if there is one, and opening a tunnel makes one, which the results folder keeps;"
         " none: open to everyone.",
     )
     token: str | None = _setting(
         None,
-        _optional(_pattern(r"[A-Za-z0-9._~-]{16,200}", "16 to 200 letters, digits and . _ ~ -")),
+        kinds.optional(kinds.pattern(r"[A-Za-z0-9._~-]{16,200}", "16 to 200 letters, digits and . _ ~ -")),
         "Token that calls of /process, /jobs and /metrics must carry. A secret.",
         secret=True,
     )
-    sign_urls: bool = _setting(False, _boolean(), "Whether results are only served under signed addresses.")
+    sign_urls: bool = _setting(
+        False, kinds.boolean(), "Whether results are only served under signed addresses."
+    )
     secret_key: str | None = _setting(
         None,
-        _optional(_pattern(r"\S{16,200}", "16 to 200 characters without spaces")),
+        kinds.optional(kinds.pattern(r"\S{16,200}", "16 to 200 characters without spaces")),
         "Key that signs addresses and callbacks; empty: made once and kept in the results folder. A secret.",
         secret=True,
     )
     cors_origins: tuple[str, ...] = _setting(
-        ("*",), _origins(), "Origins of web pages whose scripts may call the server."
+        ("*",), kinds.origins(), "Origins of web pages whose scripts may call the server."
     )
     trusted_proxies: int = _setting(
-        0, _integer(0, 10), "Proxies in front whose X-Forwarded-For, -Proto and -Host are believed."
+        0, kinds.integer(0, 10), "Proxies in front whose X-Forwarded-For, -Proto and -Host are believed."
     )
-    max_upload_mb: float = _setting(32.0, _number(0.001, 1024), "Largest request body, in MB.")
+    max_upload_mb: float = _setting(32.0, kinds.number(0.001, 1024), "Largest request body, in MB.")
     max_megapixels: float = _setting(
-        50.0, _number(0.001, MOST_MEGAPIXELS), "Largest photo, in millions of pixels."
+        50.0, kinds.number(0.001, MOST_MEGAPIXELS), "Largest photo, in millions of pixels."
     )
-    jpeg_quality: int = _setting(95, _integer(1, 100), "Quality of the JPEG results.")
+    jpeg_quality: int = _setting(95, kinds.integer(1, 100), "Quality of the JPEG results.")
     request_timeout_s: float = _setting(
         290.0,
-        _number(0.01, 86_400),
+        kinds.number(0.01, 86_400),
         "Seconds a request waits for its render; the gateway gives up after 300.",
     )
     tunnel: str = _setting(
         "auto",
-        _choice("auto", "ngrok", "none"),
+        kinds.choice("auto", "ngrok", "none"),
         "Public address: ngrok, none, or auto (in a notebook, ngrok where there is a token; elsewhere none).",
     )
     ngrok_authtoken: str | None = _setting(
         None,
-        _optional(_pattern(r"[A-Za-z0-9_-]{1,200}", "an ngrok token")),
+        kinds.optional(kinds.pattern(r"[A-Za-z0-9_-]{1,200}", "an ngrok token")),
         "Token of the ngrok account. A secret: give it by the environment only.",
         secret=True,
         also="NGROK_AUTHTOKEN",
     )
     page: str = _setting(
         "on",
-        _choice("on", "token", "off"),
+        kinds.choice("on", "token", "off"),
         "Web page at /: on (open to all; asks for the token where one is needed), token (shown only to who has the"
         " token; one is made if none is set), or off.",
     )
     callback_hosts: tuple[str, ...] = _setting(
-        (), _hosts(), "Hosts to which results may be pushed (`callback_url`); empty means none."
+        (), kinds.hosts(), "Hosts to which results may be pushed (`callback_url`); empty means none."
     )
     callback_private: bool = _setting(
-        False, _boolean(), "Whether allowed callback hosts may have private addresses, as on a local network."
+        False,
+        kinds.boolean(),
+        "Whether allowed callback hosts may have private addresses, as on a local network.",
     )
     device: str = _setting(
         "auto",
-        _pattern(r"auto|cpu|cuda(:[0-9]{1,3})?", "auto, cpu, cuda or cuda:N"),
+        kinds.pattern(r"auto|cpu|cuda(:[0-9]{1,3})?", "auto, cpu, cuda or cuda:N"),
         "Where the model runs; auto takes a GPU if there is one.",
     )
     precision: str = _setting(
         "auto",
-        _choice("auto", "float32", "float16", "bfloat16", "float8"),
+        kinds.choice("auto", "float32", "float16", "bfloat16", "float8"),
         "Numbers that the model computes in; float8 is float16 with the feed-forwards' products in float8.",
     )
     model: str = _setting(
         "auto",
-        _choice("auto", "full", "mini"),
+        kinds.choice("auto", "full", "mini"),
         "full (published weights), mini (embedded), or auto: full where its files are.",
     )
-    ckpt_dir: Path = _setting(Path("ckpt"), _path(), "Folder of the model's weights.")
-    adaptors_dir: Path = _setting(Path("adaptors"), _path(), "Folder of the colours' adaptors.")
-    seed: int = _setting(DEFAULT_SEED, _integer(0, 2**63 - 1), "Seed of the noise; one seed, one result.")
+    ckpt_dir: Path = _setting(Path("ckpt"), kinds.path(), "Folder of the model's weights.")
+    adaptors_dir: Path = _setting(Path("adaptors"), kinds.path(), "Folder of the colours' adaptors.")
+    seed: int = _setting(
+        DEFAULT_SEED, kinds.integer(0, 2**63 - 1), "Seed of the noise; one seed, one result."
+    )
     steps: int | None = _setting(
-        None, _optional(_integer(1, 1000)), "Denoising steps; empty means the model's own number."
+        None, kinds.optional(kinds.integer(1, 1000)), "Denoising steps; empty means the model's own number."
     )
     preset: str | None = _setting(
         None,
-        _optional(_choice("exact", "balanced", "fast")),
+        kinds.optional(kinds.choice("exact", "balanced", "fast")),
         "Sampler and steps of a render that names neither; empty means the model's own.",
     )
     max_batch: int | None = _setting(
         None,
-        _optional(_integer(1, 64)),
+        kinds.optional(kinds.integer(1, 64)),
         "Pictures denoised at once, one a colour; empty means what suits the device.",
     )
     compile: str = _setting(
         "auto",
-        _choice("auto", "off", "background"),
+        kinds.choice("auto", "off", "background"),
         "Whether the networks are compiled while the first requests are served; auto: on a GPU only.",
     )
     cache_dir: Path = _setting(
-        Path("~/.cache/lumiply"), _path(), "Folder in which compiled code is kept for the next start."
+        Path("~/.cache/lumiply"), kinds.path(), "Folder in which compiled code is kept for the next start."
     )
     engine: str = _setting(
         "local",
-        _choice("local", "ray"),
+        kinds.choice("local", "ray"),
         "Where renders happen: local (in this process), or ray (on the replicas of a Ray cluster).",
     )
     ray_address: str | None = _setting(
         None,
-        _optional(_pattern(r"auto|[A-Za-z0-9.-]+:[0-9]{1,5}", "auto or host:port")),
+        kinds.optional(kinds.pattern(r"auto|[A-Za-z0-9.-]+:[0-9]{1,5}", "auto or host:port")),
         "Ray cluster to join, from one of its machines; empty starts Ray on this machine alone.",
     )
     replicas: str | None = _setting(
         None,
-        _optional(_replicas()),
+        kinds.optional(kinds.replicas()),
         "Replicas of the model on the Ray cluster; empty takes the application as it runs, or one.",
     )
     log_level: str = _setting(
-        "info", _choice("debug", "info", "warning", "error"), "Least important messages that are logged."
+        "info", kinds.choice("debug", "info", "warning", "error"), "Least important messages that are logged."
     )
 
     log_format: str = _setting(
-        "text", _choice("text", "json"), "How log lines are written: text for people, json for programs."
+        "text", kinds.choice("text", "json"), "How log lines are written: text for people, json for programs."
     )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            kind: Kind = field.metadata["kind"]
+            kind: kinds.Kind = field.metadata["kind"]
             given = getattr(self, field.name)
             try:
                 value = kind.read(given)

@@ -72,12 +72,20 @@ def all_widths(product: Product) -> bool:
     return product.kind != MIXED
 
 
+def wide_feed_forward(product: Product) -> bool:
+    return feed_forward(product) and product.width > 320
+
+
 #: The most important first.
 FORMS: Final = (
     Form("as it is"),
+    Form("fp8, feed-forward, 640 and wider", float8=wide_feed_forward),
     Form("fp8, all widths", float8=all_widths),
     Form("fp8, feed-forward", float8=feed_forward),
     Form("products tuned", PRODUCTS_TUNED),
+    Form(
+        "products tuned, fetched by blocks", {**PRODUCTS_TUNED, "triton.enable_persistent_tma_matmul": True}
+    ),
     Form("fp8, 640 and wider", float8=wide),
     Form("fp8 by rows, all widths", float8=all_widths, by_rows=True),
     Form("fp8, all widths, products tuned", PRODUCTS_TUNED, float8=all_widths),

@@ -47,6 +47,7 @@ ADDED: Final = {
     "python -m benchmarks.scaling --times": "--times seconds.json --gpus 1 2 --jobs 300",
     "python -m benchmarks.stream": f"{NANO} --requests 4 --steps 2 --loads 0.7",
     "python -m lumiply.evaluation.limits": "--count 1",
+    "python -m lumiply.evaluation.noise": "--count 1",
     "python -m lumiply.evaluation.rooms": "--count 1 --steps 1",
     "python -m lumiply.settings_page": "",
     "python train_adaptors.py": TUNING,

@@ -126,18 +126,21 @@ class Pipeline:
                 layer.conv.weight = torch.nn.Parameter(layer.conv.weight.to("meta"), requires_grad=False)
 
     def _read(self, constants: Constants) -> None:
-        """Take the palette, and the keys and values of every colour in it."""
-        self._constants = constants
-        palette = constants.palette
-        self.palette = Palette(
-            palette.names,
-            palette.codes.to(self.device, torch.float32),
-            palette.tokens.to(self.device, torch.float32),
+        """Take the palette, and the keys and values of every colour in it; all of it, or, if that fails, nothing."""
+        codes, tokens = (
+            part.to(self.device, torch.float32)
+            for part in (constants.palette.codes, constants.palette.tokens)
         )
-        text = constants.text.to(self.device, self.dtype).expand(len(palette.names), -1, -1)
-        context = torch.cat([text, self.palette.tokens.to(self.dtype)], dim=1)
+        names = constants.palette.names
+        text = constants.text.to(self.device, self.dtype).expand(len(names), -1, -1)
+        context = torch.cat([text, tokens.to(self.dtype)], dim=1)
         # one by one, so that a colour's numbers do not depend on which others are loaded
-        self.keys_values = torch.cat([self.network.keys_values(one) for one in context.split(1)])
+        keys_values = torch.cat([self.network.keys_values(one) for one in context.split(1)])
+        self._constants, self.palette, self.keys_values = (
+            constants,
+            Palette(names, codes, tokens),
+            keys_values,
+        )
 
     @torch.inference_mode()
     def use_float8(self) -> int:

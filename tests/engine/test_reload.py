@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from lumiply.commands.reload import reload_adaptors, reload_on_hangup
@@ -111,6 +112,24 @@ def test_adaptors_that_cannot_be_used_change_nothing(engine: LocalEngine, shelf:
     with pytest.raises(RenderError, match="not reloaded"):
         engine.reload_adaptors()
     assert engine.info is INFO and picture(engine, "red") == red
+
+
+def test_a_reload_that_fails_half_way_changes_nothing(
+    engine: LocalEngine, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    red = picture(engine, "red")
+    shelf.adaptors = {name: nano_adaptor("purple") for name in ("red", "blue")}
+
+    def full(context: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._pipeline.network, "keys_values", full)
+        with pytest.raises(RenderError, match="not reloaded"):
+            engine.reload_adaptors()
+    assert engine.info is INFO and picture(engine, "red") == red
+    with pytest.raises(UserError):
+        engine.submit(PHOTO, ["blue"])
 
 
 def test_an_engine_without_files_or_closed_refuses(shelf: Shelf) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 
 import torch
 
@@ -12,16 +13,32 @@ log = logging.getLogger(__name__)
 
 
 def reason_of(error: Exception) -> LumiplyError:
-    """What those who asked are told of it; what they cannot mend is logged."""
+    """What those who asked are told of it; what they cannot mend is logged.
+
+    The error keeps nothing of the attempt: its traceback would keep all tensors of it until a collection of garbage.
+    """
+    reason: LumiplyError
     if isinstance(error, LumiplyError):
-        return error
-    if isinstance(error, torch.OutOfMemoryError):
+        reason = error
+    elif isinstance(error, torch.OutOfMemoryError):
         log.error("out of memory", exc_info=error)
         reason = DeviceMemoryError("the device ran out of memory; ask for fewer colours at once")
         reason.__cause__ = error
-        return reason
-    log.error("a render failed", exc_info=error)
-    return wrapped("the render failed inside the model; the server's log says why", error)
+    else:
+        log.error("a render failed", exc_info=error)
+        reason = wrapped("the render failed inside the model; the server's log says why", error)
+    let_go(error)
+    return reason
+
+
+def let_go(error: BaseException) -> None:
+    """Clear what the frames hold through which the error, and those it came from, passed; running ones go on."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        traceback.clear_frames(following.__traceback__)
+        following = following.__cause__ or following.__context__
 
 
 def wrapped(sentence: str, cause: Exception) -> RenderError:

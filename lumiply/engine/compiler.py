@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from lumiply.engine.compiling import Part
 from lumiply.engine.descriptions import CODE, FORM, Layout, Stands, state_of
+from lumiply.engine.devices import settle_on
 from lumiply.processes import end_with
 
 #: By how much a compiler gives way to what serves.
@@ -72,6 +73,7 @@ def compile_part(description: bytes, options: Mapping[str, Any], path: Path) -> 
     }
     weights = [state[name] for name in form["weights"]]
     tensors: list[Any] = [_random(tensor) for tensor in tree_leaves((weights, inputs))]
+    settle_on(tensors[0].device)
     with torch.no_grad():
         compiled: Any = standalone_compile(
             program.graph_module,

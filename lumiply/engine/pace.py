@@ -30,7 +30,7 @@ class Pace:
     def __call__(self) -> None:
         if self._event is None:
             return
-        before, self._last = self._last, self._event()
+        before, self._last = self._last, self._event()  # on the stream of the thread that launches
         self._last.record()
         if before is not None:
             before.synchronize()

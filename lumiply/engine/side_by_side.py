@@ -35,8 +35,10 @@ class SideBySide:
         else:
             here = torch.cuda.current_stream(x.device)
             self._stream.wait_stream(here)
-            with torch.cuda.stream(self._stream):
-                control = self._correct(x, t, hint_features, keys_values)
-            encoded = self._encode(x, t, keys_values)
-            here.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    control = self._correct(x, t, hint_features, keys_values)
+                encoded = self._encode(x, t, keys_values)
+            finally:  # also after an error: a capture ends only where all its branches have joined
+                here.wait_stream(self._stream)
         return self._decode(encoded, control, t, keys_values)

@@ -59,7 +59,7 @@ def choose_device(wanted: str) -> torch.device:
     """
     if wanted == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
+    device = torch.device("cuda:0" if wanted == "cuda" else wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError(
             f"device {wanted} is asked for and {torch.cuda.device_count()} GPUs are visible; "
@@ -78,7 +78,7 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "float8":
         return torch.float16 if device.type == "cuda" else torch.float32
     dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[wanted]
-    if dtype is torch.bfloat16 and device.type == "cuda" and not _gpu_has_bfloat16():
+    if dtype is torch.bfloat16 and device.type == "cuda" and not _gpu_has_bfloat16(device):
         log.warning(
             "%s has no bfloat16; float16 is used, which is as small and as quick", device_name(device)
         )
@@ -106,8 +106,8 @@ def choose_float8(wanted: str, device: torch.device) -> bool:
     return False
 
 
-def _gpu_has_bfloat16() -> bool:
-    return torch.cuda.get_device_capability() >= (8, 0)
+def _gpu_has_bfloat16(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _cpu_has_bfloat16() -> bool:
@@ -172,7 +172,7 @@ def speed_up(
     if settings.compile == "off" or (settings.compile == "auto" and not on_gpu):
         return None
     if on_gpu:
-        pipeline.stepper.capture_with(CudaCapture())
+        pipeline.stepper.capture_with(CudaCapture(pipeline.device))
     if sizes is None:
         largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
         sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cldm import StepConditions
+from lumiply.engine.devices import on
 
 log = logging.getLogger(__name__)
 
@@ -135,20 +136,37 @@ class Stepper:
 class CudaCapture:
     """Captures CUDA graphs that share one memory pool: they never run at the same time."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
+        """On `device`, or the one that the calling thread means."""
+        self._device = device or torch.device("cuda", torch.cuda.current_device())
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        with on(self._device):
+            return self._captured(run)
+
+    def _captured(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(2):  # libraries choose their algorithms before the capture
                 run()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # "thread_local": a compilation in another thread may use the device meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            out = run()
+        here.wait_stream(aside)
+        graph, failed = torch.cuda.CUDAGraph(), None
+        try:
+            # "thread_local": a compilation in another thread may use the device meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, stream=aside, capture_error_mode="thread_local"):
+                try:
+                    out = run()
+                except Exception as error:
+                    failed = error
+                    raise
+        except Exception:
+            if failed is not None:  # ending a capture that has failed raises an error of its own
+                raise failed from None
+            raise
+        finally:
+            torch.cuda.set_stream(here)  # where it would not go back to after such an error
 
         def replay() -> Tensor:
             graph.replay()

@@ -66,9 +66,10 @@ def step_task(pipeline: Pipeline, size: int, network: StepNetwork | None = None)
 
 
 def _noise(pipeline: Pipeline, batch: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Drawn by the processor: where a GPU captures meanwhile, older versions of torch draw nothing on it."""
     side = pipeline.params.image_size
-    noise = torch.randn(batch, channels, side, side, device=pipeline.device, dtype=dtype)
-    return noise.contiguous(memory_format=torch.channels_last)
+    noise = torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(batch))
+    return noise.to(pipeline.device, dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _hint_task(pipeline: Pipeline, colors: int) -> Task:

@@ -126,7 +126,7 @@ def _filled(
             arrived[:size].copy_(futures[number].result()[:size], non_blocking=True)
             if on_gpu:
                 taken[number % count] = event = torch.cuda.Event()
-                event.record()
+                event.record(torch.cuda.current_stream(device))
             if number + count < len(work):
                 futures.append(threads.submit(fill, number + count))
             yield load.pieces, arrived

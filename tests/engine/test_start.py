@@ -21,7 +21,7 @@ def test_half_precision_on_a_gpu_and_float32_on_a_cpu():
 
 @pytest.mark.parametrize("capability, expected", [((7, 5), torch.float16), ((9, 0), torch.bfloat16)])
 def test_float16_where_a_gpu_has_no_bfloat16(monkeypatch, caplog, capability, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     assert start.choose_precision("bfloat16", GPU) is expected
     assert ("no bfloat16" in caplog.text) == (expected is torch.float16)

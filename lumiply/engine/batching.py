@@ -33,6 +33,7 @@ class Group(Generic[Owner]):
         stepwise: their sampling, not yet begun.
         done: steps taken.
         latents: (k, c, h, w), once the last step is taken.
+        error: why there will be none.
     """
 
     owner: Owner
@@ -40,6 +41,7 @@ class Group(Generic[Owner]):
     stepwise: Stepwise
     done: int = 0
     latents: Tensor | None = None
+    error: Exception | None = None
     _x: Tensor = field(init=False)
     _t: int = field(init=False)
 
@@ -50,13 +52,19 @@ class Group(Generic[Owner]):
     def rows(self) -> int:
         return self.conditions.batch
 
+    @property
+    def has_ended(self) -> bool:
+        return self.latents is not None or self.error is not None
+
     def advance(self, v: Tensor) -> None:
-        """Take a step with the v that was asked for."""
+        """Take a step with the v that was asked for. A sampler that fails cannot go on: the group ends with it."""
         self.done += 1
         try:
             self._x, self._t = self.stepwise.send(v)
         except StopIteration as end:
             self.latents = end.value
+        except Exception as error:
+            self.error = error
 
 
 class StepBatch(Generic[Owner]):
@@ -90,7 +98,7 @@ class StepBatch(Generic[Owner]):
 
     @torch.inference_mode()
     def step(self, only: Owner | None = None) -> list[Group[Owner]]:
-        """Take one step in every group, or in those of one owner; those that are done are returned and have left.
+        """Take one step in every group, or in those of one owner; those that have ended are returned and have left.
 
         Raises:
             Exception: whatever the network raises; the groups are then as they were.
@@ -115,8 +123,8 @@ class StepBatch(Generic[Owner]):
         v = torch.cat(self._limit.run(part, len(times)))
         for group, rows in zip(groups, v.split([group.rows for group in groups]), strict=True):
             group.advance(rows)
-        ended = [group for group in groups if group.latents is not None]
+        ended = [group for group in groups if group.has_ended]
         if ended:
-            self.groups = [group for group in self.groups if group.latents is None]
+            self.groups = [group for group in self.groups if not group.has_ended]
             self._conditions = None
         return ended

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from PIL import Image
@@ -21,12 +22,13 @@ from PIL import Image
 from lumiply.colors import in_palette_order
 from lumiply.engine.batching import Group, StepBatch
 from lumiply.engine.compiling import BackgroundCompiler
+from lumiply.engine.devices import settle_on
 from lumiply.engine.memory import BatchLimit
 from lumiply.engine.pace import Pace
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
-from lumiply.engine.reasons import reason_of, wrapped
+from lumiply.engine.reasons import let_go, reason_of, wrapped
 from lumiply.engine.render import Pictures, Render
 from lumiply.engine.transfer import Decoded, sent
 from lumiply.errors import (
@@ -83,7 +85,7 @@ class LocalEngine:
             read_light: reads the adaptors that `reload_adaptors` then uses.
         """
         self._read_light = read_light
-        self._pipeline = pipeline
+        self._pipeline, self._device = pipeline, pipeline.device
         self._info = info
         self._compiler = compiler
         self._default = Sampling(sampler, info.steps)
@@ -91,18 +93,20 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._open_jobs: set[Future[Pictures]] = set()
         self._closing = threading.Event()
+        self._failed: LumiplyError | None = None
         self._batch: StepBatch[Render] = StepBatch(
             lambda x, t, conditions: self._pipeline.stepper(x, t, conditions),
             BatchLimit(max_batch, "denoising"),
         )
-        self._pace = Pace(pipeline.device)
+        self._pace = Pace(self._device)
         self._entering: Render | None = None  # some of its pictures had no room yet
-        self._resizers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "lumiply-resize")
-        self._collector = ThreadPoolExecutor(
-            1, "lumiply-collect"
-        )  # one, so that pictures come in their order
+        self._resizers = self._threads(min(8, os.cpu_count() or 1), "lumiply-resize")
+        self._collector = self._threads(1, "lumiply-collect")  # one, so that pictures come in their order
         self._worker = threading.Thread(target=self._work, name="lumiply-engine", daemon=True)
         self._worker.start()
+
+    def _threads(self, count: int, name: str) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(count, name, initializer=partial(settle_on, self._device))
 
     @property
     def info(self) -> EngineInfo:
@@ -133,6 +137,7 @@ class LocalEngine:
         if not wanted:
             raise UserError("no colour was asked for; name at least one of the seven")
         self._pipeline.palette.select(wanted)
+        photo.load()  # one that is only opened is read as it is used, which two threads cannot do at once
         sampling = choose_sampling(preset, steps, self._default, self._pipeline.schedule.timesteps)
         require_seed(seed)
         render = Render(photo, wanted, seed, sampling, progress)
@@ -144,6 +149,8 @@ class LocalEngine:
         with self._lock:
             if self._closing.is_set():
                 raise EngineClosedError("the engine is shutting down; try again when it has been restarted")
+            if self._failed is not None:
+                raise EngineClosedError("the engine has failed; try again when it has been restarted")
             if self._queue.full():
                 self._drop_cancelled()
             if self._queue.full():
@@ -199,7 +206,8 @@ class LocalEngine:
         if not already:
             if self._compiler is not None:
                 self._compiler.close()
-            self._drain()
+            self._drain(EngineClosedError("the engine was shut down before this render began"))
+            self._queue.put_nowait(None)  # wakes the worker, so that it can end
         self._worker.join(timeout)
         if self._worker.is_alive():
             log.warning("the render that was running did not end within %s s", timeout)
@@ -207,24 +215,38 @@ class LocalEngine:
             self._collector.shutdown(wait=True)
             self._resizers.shutdown(wait=True)
 
-    def _drain(self) -> None:
-        """Cancel what waits, then wake the worker so that it can end."""
+    def _drain(self, reason: LumiplyError) -> None:
+        """Fail what waits."""
         while True:
             try:
-                render = self._queue.get_nowait()
+                waiting = self._queue.get_nowait()
             except queue.Empty:
-                break
-            if render is not None:
-                render.fail(EngineClosedError("the engine was shut down before this render began"))
-        self._queue.put_nowait(None)
+                return
+            if waiting is not None:
+                waiting.fail(reason)
 
     def _forget(self, future: Future[Pictures]) -> None:
         with self._lock:
             self._open_jobs.discard(future)
 
     def _work(self) -> None:
-        while self._let_in():
-            self._step()
+        try:
+            settle_on(self._device)
+            while self._let_in():
+                self._step()
+        except Exception as error:  # not of one render: the device's own faults come up anywhere
+            log.critical("the engine has failed and renders nothing any more", exc_info=error)
+            self._fail_all(wrapped("the engine has failed; the server's log says why", error))
+            let_go(error)
+
+    def _fail_all(self, reason: LumiplyError) -> None:
+        """Nobody waits for a worker that has ended; whoever asks from now on is refused."""
+        with self._lock:
+            self._failed = reason
+        self._drop_all(reason)
+        if self._entering is not None:
+            self._entering.fail(reason)
+        self._drain(reason)
 
     def _let_in(self) -> bool:
         """Start what waits while there is room; wait for something if nothing runs. False: the engine closes."""
@@ -290,7 +312,10 @@ class LocalEngine:
         ended = self._advance(running)
         self._pace()
         for group in ended:
-            group.owner.take(group)
+            with self._guarded([group.owner]):
+                if group.error is not None:
+                    raise group.error
+                group.owner.take(group)
         for render in running:
             if not render.future.done():
                 with self._guarded([render]):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.sampling import Node
 from lumiply.colors import COLORS
 from lumiply.engine.local import LocalEngine
 from lumiply.engine.memory import BatchLimit
@@ -190,6 +191,29 @@ def test_a_fault_in_the_network_ends_only_the_render_that_it_comes_from(monkeypa
     engine.close(WAIT)
     assert sizes == [2, 2, 3, 2, 1, 2, 2, 2]
     assert all(same(pictures[color], expected[color]) for color in expected)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ZeroDivisionError("inside")])
+def test_a_fault_in_the_samplers_arithmetic_ends_only_the_render_that_it_comes_from(monkeypatch, error):
+    engine = LocalEngine(nano_pipeline(), INFO, max_batch=8)
+    expected = engine.submit(PHOTO, ["white"]).result(WAIT)
+    real, armed = Node.x0, []
+
+    def x0(node, x, v):
+        if armed and armed.pop() == "second":  # of the two renders in one step
+            raise error
+        return real(node, x, v)
+
+    monkeypatch.setattr(Node, "x0", x0)
+    join = At(
+        2, lambda: engine.submit(OTHER, ["red"], progress=At(1, lambda: armed.extend(["second", "first"])))
+    )
+    picture = engine.submit(PHOTO, ["white"], progress=join).result(WAIT)["white"]
+    with pytest.raises(RenderError):
+        join.result.result(WAIT)
+    assert same(picture, expected["white"]) and not armed
+    assert engine.submit(OTHER, ["red"]).result(WAIT)
+    engine.close(WAIT)
 
 
 class Small:

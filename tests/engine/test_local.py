@@ -185,6 +185,35 @@ def test_a_worker_that_dies_is_told_or_goes_on():
     engine.close(WAIT)
 
 
+def test_a_fault_of_the_device_itself_ends_the_engine_and_nobody_waits_for_it(monkeypatch):
+    engine = LocalEngine(nano_pipeline(), INFO, queue_size=2)
+    gate = Gate()
+    running = engine.submit(PHOTO, ["red"], progress=gate)
+    assert gate.entered.wait(WAIT)
+    waiting = engine.submit(PHOTO, ["blue"])
+
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(engine, "_pace", lost)
+    gate.opened.set()
+    for future in (running, waiting):
+        with pytest.raises(RenderError, match="engine has failed"):
+            future.result(WAIT)
+    wait_until(lambda: not engine.alive)
+    with pytest.raises(EngineClosedError, match="has failed"):
+        engine.submit(PHOTO, ["red"])
+    engine.close(WAIT)
+    assert engine.queue_length == 0
+
+
+def test_a_photo_that_is_only_opened_is_read_once_before_threads_share_it(engine, tmp_path):
+    PHOTO.save(tmp_path / "photo.png")
+    with Image.open(tmp_path / "photo.png") as opened:
+        future = engine.submit(opened, ["red"])
+    assert future.result(WAIT)["red"].tobytes() == engine.submit(PHOTO, ["red"]).result(WAIT)["red"].tobytes()
+
+
 def test_an_engine_that_was_closed_did_not_die(engine):
     engine.close(WAIT)
     assert engine.alive

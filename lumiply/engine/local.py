@@ -242,11 +242,12 @@ class LocalEngine:
     def _fail_all(self, reason: LumiplyError) -> None:
         """Nobody waits for a worker that has ended; whoever asks from now on is refused."""
         with self._lock:
-            self._failed = reason
+            self._failed, unanswered = reason, list(self._open_jobs)
         self._drop_all(reason)
-        if self._entering is not None:
-            self._entering.fail(reason)
         self._drain(reason)
+        for future in unanswered:  # some are in no batch: denoised, and not decoded yet
+            with contextlib.suppress(Exception):
+                future.set_exception(reason)
 
     def _let_in(self) -> bool:
         """Start what waits while there is room; wait for something if nothing runs. False: the engine closes."""

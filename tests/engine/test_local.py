@@ -185,10 +185,11 @@ def test_a_worker_that_dies_is_told_or_goes_on():
     engine.close(WAIT)
 
 
-def test_a_fault_of_the_device_itself_ends_the_engine_and_nobody_waits_for_it(monkeypatch):
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_fault_of_the_device_itself_ends_the_engine_and_nobody_waits_for_it(monkeypatch, steps):
     engine = LocalEngine(nano_pipeline(), INFO, queue_size=2)
     gate = Gate()
-    running = engine.submit(PHOTO, ["red"], progress=gate)
+    running = engine.submit(PHOTO, ["red"], steps=steps, progress=gate)
     assert gate.entered.wait(WAIT)
     waiting = engine.submit(PHOTO, ["blue"])
 

@@ -9,8 +9,8 @@ import torch
 
 
 def settle_on(device: torch.device) -> None:
-    """From now on, this thread means `device`; for threads of our own. Without effect for a CPU."""
-    if device.type == "cuda":
+    """From now on, this thread means `device`; for threads of our own. Without effect for a CPU, and for any GPU."""
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 

@@ -129,5 +129,6 @@ def test_a_thread_means_the_device_that_it_settled_on_and_a_processor_needs_no_c
     settle_on(SECOND)
     assert cuda.device == 1
     settle_on(torch.device("cpu"))
+    settle_on(torch.device("cuda"))
     with on(torch.device("cpu")):
         assert cuda.device == 1

@@ -155,7 +155,8 @@ class CudaCapture:
         graph, failed = torch.cuda.CUDAGraph(), None
         try:
             # "thread_local": a compilation in another thread may use the device meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, stream=aside, capture_error_mode="thread_local"):
+            # on torch's own stream for captures, one for all: memory is shared within a stream alone
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 try:
                     out = run()
                 except Exception as error:

@@ -57,8 +57,8 @@ class Cuda:
             self.device = before
 
     @contextmanager
-    def graph(self, graph: Any, *, pool: Any, stream: Stream, capture_error_mode: str) -> Iterator[None]:
-        self.stream = stream
+    def graph(self, graph: Any, *, pool: Any, capture_error_mode: str) -> Iterator[None]:
+        self.stream = Stream("capture")
         try:
             yield
         except Exception:
@@ -104,9 +104,15 @@ def test_out_of_memory_within_a_capture_comes_out_as_that_and_the_thread_is_wher
 
 
 def test_a_capture_is_of_the_device_that_was_asked_for(cuda: Cuda) -> None:
-    seen = []
-    CudaCapture(SECOND)(lambda: seen.append((cuda.device, cuda.stream.name)) or torch.zeros(1))  # type: ignore[func-returns-value]
-    assert seen == [(1, "aside 1 of 1")] * 3
+    seen: list[tuple[int, str]] = []
+
+    def run() -> Tensor:
+        seen.append((cuda.device, cuda.stream.name))
+        return torch.zeros(1)
+
+    capture = CudaCapture(SECOND)
+    capture(run)
+    assert seen == [(1, "aside 1 of 1"), (1, "aside 1 of 1"), (1, "capture")]
     assert cuda.device == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,14 @@ def test_the_token_is_never_shown() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env({"LUMIPLY_NGROK_AUTHTOKEN": "sesame 123"})
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["token", "secret_key", "ngrok_authtoken"])
+def test_a_mistyped_secret_stays_out_of_the_traceback(name: str) -> None:
+    mistyped = {name: "open sesame, please"}
+    with pytest.raises(SettingsError) as caught:
+        Settings(**mistyped)
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_our_own_token_variable_comes_before_ngroks() -> None:

@@ -108,12 +108,19 @@ def fetch_weights(settings: Settings, fetch: str = "auto", luminet: str | Sequen
 def serve(engine: Engine, settings: Settings) -> Service:
     """Start serving in the background; what an earlier call started is closed first.
 
+    Args:
+        engine: the current engine (`lumiply.initialize_engine`). In place of one that has ended, as a server replaced
+            it, the one that is current now serves.
+        settings: where to listen, and all else.
+
     Raises:
         AddressError: another program uses the port.
         TunnelError: no public address could be opened.
     """
     stop()
-    slot = EngineSlot(engine, build=lambda: api.build_engine(settings))
+    if api.has_ended(engine):
+        engine = api.initialize_engine(settings)
+    slot = EngineSlot(engine, build=lambda: api.replace_engine(settings))
     service = Service(settings, slot, choose_tunnel(settings))
     service.on_move = lambda moved: print(moved.announcement())
     try:

@@ -20,7 +20,7 @@ from lumiply import api, notebook
 from lumiply.colors import COLORS
 from lumiply.errors import AddressError, FetchError, RemoteError, SettingsError, UserError
 from lumiply.settings import Settings
-from tests.fakes import FakeEngine, photo_bytes
+from tests.fakes import PATIENCE_S, FakeEngine, photo_bytes, wait_until
 from tests.server.test_ngrok import Agent, lives
 
 ROOT = Path(__file__).parent.parent
@@ -391,6 +391,30 @@ def test_after_shutting_down_the_engine_can_be_had_again(
     assert isinstance(engine, FakeEngine) and engine.closed
     assert isinstance(again, FakeEngine) and not again.closed
     notebook.shut_down()
+
+
+def test_an_engine_that_the_server_replaced_is_the_notebooks_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FakeEngine] = []
+
+    def build(settings: Settings) -> FakeEngine:
+        made.append(FakeEngine())
+        return made[-1]
+
+    monkeypatch.setattr(api, "build_engine", build)
+    (tmp_path / "room.png").write_bytes(photo_bytes())
+    settings = Settings(port=0, results_dir=tmp_path)
+    former = api.initialize_engine(settings)
+    service = notebook.serve(former, settings)
+    service.slot.restart(former, "its worker died")
+    assert service.slot.wait(PATIENCE_S)
+    wait_until(lambda: made[0].closed)
+    assert service.slot.engine is made[1] is api.initialize_engine(settings)  # the engine's cell again
+    again = notebook.serve(former, settings)  # the server's cell alone
+    assert notebook.try_out(again, tmp_path / "room.png").mode == "RGB"
+    notebook.shut_down()
+    assert [engine.closed for engine in made] == [True, True]
 
 
 def test_weights_that_cannot_be_had_stop_only_who_needs_them(

@@ -186,8 +186,9 @@ def test_a_worker_that_dies_is_told_or_goes_on():
 
 
 def test_an_engine_that_was_closed_did_not_die(engine):
+    assert not engine.closed
     engine.close(WAIT)
-    assert engine.alive
+    assert engine.alive and engine.closed
 
 
 def test_other_renders_go_on_while_pictures_are_waited_for(monkeypatch):

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from lumiply.errors import UserError
+from lumiply.training.checkpoints import read_checkpoint
 from lumiply.training.crossattn import CrossAttentionTuning
 from tests.nano import nano_model
 from tests.photos import make_split
-from tests.training.test_resume import run, tuning
+from tests.training.test_resume import assert_equal, run, tuning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,3 +59,14 @@ def test_a_base_that_computes_no_numbers_is_told_before_it_is_trained(photos: Pa
     with pytest.raises(UserError, match="loss is nan before any training.*--precision 32-true"):
         run(photos, tuning(tmp_path / "out", 5), Broken(nano_model(), learning_rate=1e-3))
     assert not list((tmp_path / "out" / "checkpoints").iterdir())
+
+
+def test_a_best_epoch_that_is_there_before_the_last_is_the_result(photos: Path, tmp_path: Path) -> None:
+    """As a run leaves it that was killed between the two."""
+    whole = run(photos, tuning(tmp_path, 2, every=1))
+    folder = tmp_path / "checkpoints"
+    assert read_checkpoint(folder / "best.ckpt")["epoch"] == 1
+    (folder / "epoch-0001.ckpt").replace(folder / "last.ckpt")
+    again = run(photos, tuning(tmp_path, 1))
+    assert (again.epoch, again.epochs, again.loss) == (2, 2, whole.loss)
+    assert_equal(dict(again.trained), dict(whole.trained))

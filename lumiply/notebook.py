@@ -24,10 +24,11 @@ from lumiply.commands.relight import folders_for
 from lumiply.demo import find_sample
 from lumiply.doctor import examine
 from lumiply.engine.protocol import Engine
-from lumiply.errors import AddressError, FetchError, UserError
+from lumiply.errors import AddressError, FetchError, ImageError, ImageTooLargeError, UserError
 from lumiply.files import write_whole
 from lumiply.hub import Hub, fetch_all
 from lumiply.images import encode_png, read_photo
+from lumiply.refusals import in_english
 from lumiply.server.service import Service
 from lumiply.server.slot import EngineSlot
 from lumiply.server.tunnel import choose_tunnel
@@ -227,7 +228,7 @@ def relight(
     out: str | Path,
     colors: Sequence[str] = (),
 ) -> dict[Path, dict[str, Path]]:
-    """Relight a photo, or every photo of a folder, without a server.
+    """Relight a photo, or every photo of a folder, without a server. One that cannot be used is named and left out.
 
     Args:
         engine: what renders.
@@ -240,13 +241,17 @@ def relight(
         Path of each result by colour, by photo.
 
     Raises:
-        UserError: no photo is there, a photo cannot be used, or a colour is unknown.
+        UserError: no photo is there, none can be used, or a colour is unknown.
     """
     found = find_photos(Path(photos))
     chosen = in_palette_order([colors] if isinstance(colors, str) and colors else colors or COLORS)
     done: dict[Path, dict[str, Path]] = {}
     for photo, folder in zip(tqdm(found, unit="photo"), folders_for(found, Path(out)), strict=True):
-        picture = read_photo(photo, settings.max_megapixels)
+        try:
+            picture = read_photo(photo, settings.max_megapixels)
+        except (ImageError, ImageTooLargeError) as exc:
+            print(f"⚠️ {photo}: {exc} · {in_english(exc.code, exc.figures)}")
+            continue
         future = engine.submit(picture, chosen, seed=settings.seed, steps=settings.steps)
         try:
             pictures = future.result()
@@ -257,6 +262,8 @@ def relight(
         done[photo] = {color: folder / f"output_{color}.png" for color in pictures}
         for color, path in done[photo].items():
             write_whole(path, encode_png(pictures[color]))
+    if not done:
+        raise UserError(f"No photo at {photos} can be used; the lines above say why. Set PHOTOS to others.")
     return done
 
 

@@ -319,6 +319,19 @@ def test_several_photos_get_a_folder_each_and_one_photo_none(tmp_path: Path) -> 
         notebook.relight(engine, settings, tmp_path / "nowhere", tmp_path)
 
 
+def test_a_photo_that_cannot_be_used_is_named_and_the_others_are_relit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = project(tmp_path / "here") / "images"
+    (images / "notes.png").write_text("milk, bread")
+    results = notebook.relight(FakeEngine(), Settings(), images, tmp_path / "relit", "red")
+    assert [photo.name for photo in results] == ["sample_room.png", "second.jpg"]
+    told = capsys.readouterr().out
+    assert f"{images / 'notes.png'}: 이미지" in told and "no readable picture (11 bytes arrived)" in told
+    with pytest.raises(UserError, match="No photo at .*notes.png can be used"):
+        notebook.relight(FakeEngine(), Settings(), images / "notes.png", tmp_path / "relit")
+
+
 def test_the_environment_wins_over_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUMIPLY_PORT", "7000")
     settings = notebook.read_settings(port=5000, seed=7)

@@ -35,13 +35,15 @@ def encode_form(fields: Mapping[str, str], part: str, filename: str, data: bytes
 
 
 class _KeepToken(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect, but does not bring the token to another host."""
+    """Follows a redirect, but does not bring the token to another host, nor in clear to where it was kept secret."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         followed = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if followed is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+        here, there = urlsplit(req.full_url), urlsplit(newurl)
+        safe = there.netloc == here.netloc and there.scheme in (here.scheme, "https")
+        if followed is not None and not safe:
             followed.remove_header("Authorization")
         return followed
 

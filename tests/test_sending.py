@@ -5,11 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import urllib.request
+from email.message import Message
+from io import BytesIO
 
 import pytest
 
 from lumiply.client import Client
 from lumiply.errors import RemoteError
+from lumiply.sending import _KeepToken
 
 TOKEN = "sixteen-or-more-letters"
 
@@ -81,3 +85,21 @@ def test_a_redirect_to_another_host_does_not_carry_the_token() -> None:
             assert Client(f"http://{first.address}", TOKEN).health() == {"status": "healthy"}
     assert TOKEN.encode() in first.requests[0]
     assert TOKEN.encode() not in other.requests[0] and b"Lumiply-Client" in other.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "carried"),
+    [
+        ("https://a.example/x", "http://a.example/y", False),
+        ("https://a.example/x", "https://a.example:8443/y", False),
+        ("https://a.example/x", "https://a.example/y", True),
+        ("http://a.example/x", "https://a.example/y", True),
+    ],
+)
+def test_a_redirect_carries_the_token_only_to_the_same_host_and_never_out_of_https(
+    here: str, there: str, carried: bool
+) -> None:
+    request = urllib.request.Request(here, headers={"Authorization": f"Bearer {TOKEN}"})
+    followed = _KeepToken().redirect_request(request, BytesIO(), 302, "Found", Message(), there)
+    assert followed is not None and followed.full_url == there
+    assert followed.has_header("Authorization") == carried

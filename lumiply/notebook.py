@@ -188,19 +188,23 @@ def watch(service: Service, seconds: float = 0, every: float = 2.0) -> None:
 
 
 def status(service: Service) -> str:
-    """The server's state in a few lines: address, queue, last renders, memory."""
+    """The server's state in a few lines, as it tells it itself: address, queue, last renders, memory.
+
+    Raises:
+        RemoteError: it does not answer.
+    """
     if service not in _services:
         return (
             "서버가 꺼져 있습니다. 엔진 셀부터 다시 실행하세요"
             " · The server has stopped: run again from the engine's cell"
         )
     lines = [f"{'address':9} {service.public_url}"]
-    if service.slot.state == "ready":
-        engine = service.slot.get()
-        lines.append(f"{'engine':9} {engine.info.model} · {engine.info.device} · {engine.info.precision}")
-        lines.append(f"{'queue':9} {engine.queue_length} of {service.settings.queue_size}")
+    found = client.Client(service.url).health()
+    if queue := found.get("queue"):
+        lines.append(f"{'engine':9} {found['model']} · {found['device']} · {found['precision']}")
+        lines.append(f"{'queue':9} {queue['length']} of {queue['limit']}")
     else:
-        lines.append(f"{'engine':9} {service.slot.state}")
+        lines.append(f"{'engine':9} {found['engine']}")
     lines += [f"{'memory':9} {memory()}", f"{'renders':9} {_renders(service.settings)}"]
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from lumiply import api, notebook
+from lumiply import api, client, notebook
 from lumiply.colors import COLORS
 from lumiply.errors import AddressError, FetchError, RemoteError, SettingsError, UserError
 from lumiply.settings import Settings
@@ -381,6 +382,22 @@ def test_serving_again_closes_the_former_server_and_keeps_its_port(tmp_path: Pat
     notebook.stop()
     with pytest.raises(RemoteError, match="did not answer"):
         notebook.try_out(second, tmp_path / "room.png")
+
+
+def test_the_state_counts_what_waits_in_the_server_as_well_as_what_the_engine_has(tmp_path: Path) -> None:
+    photos = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, photo in enumerate(photos):
+        photo.write_bytes(photo_bytes(red=number))
+    engine = FakeEngine(manual=True)
+    service = notebook.serve(engine, Settings(port=0, results_dir=tmp_path / "inference", shutdown_s=0))
+    with ThreadPoolExecutor() as callers:
+        calls = [callers.submit(client.process, service.url, photo, photo.stem, "red") for photo in photos]
+        try:
+            wait_until(lambda: "queue     4 of 64" in notebook.status(service))
+            assert engine.queue_length < 4
+        finally:
+            notebook.stop()
+        assert all(isinstance(call.exception(PATIENCE_S), RemoteError) for call in calls)
 
 
 def test_a_busy_port_is_explained(tmp_path: Path) -> None:

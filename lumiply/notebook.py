@@ -154,12 +154,12 @@ def try_out(service: Service, photo: str | Path | None = None, *, cell: int = 32
     """Send a photo (by default a sample room) in all seven colours over HTTP; the results as a contact sheet.
 
     Raises:
+        ImageError, ImageTooLargeError: `photo` cannot be used.
         RemoteError: the server answered with an error.
     """
     path = Path(photo) if photo else find_sample()
     job_id = f"notebook-{secrets.token_hex(4)}"
-    with Image.open(path) as opened:
-        pictures = {"off": opened.convert("RGB")}
+    pictures = {"off": read_photo(path, service.settings.max_megapixels)}
     for color in COLORS:
         answer = client.process(service.url, path, job_id, color, token=service.token)
         url = answer["result"]["images"][color]

@@ -384,6 +384,20 @@ def test_serving_again_closes_the_former_server_and_keeps_its_port(tmp_path: Pat
         notebook.try_out(second, tmp_path / "room.png")
 
 
+def test_a_photo_that_was_held_upright_is_shown_upright(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held a quarter turn to the left
+    Image.new("RGB", (40, 30)).save(tmp_path / "room.jpg", exif=exif)
+    service = notebook.serve(FakeEngine(), Settings(port=0, results_dir=tmp_path / "inference"))
+    shown: dict[str, Image.Image] = {}
+    monkeypatch.setattr(notebook, "contact_sheet", lambda pictures, cell: shown.update(pictures))
+    notebook.try_out(service, tmp_path / "room.jpg")
+    notebook.stop()
+    assert {picture.size for picture in shown.values()} == {(30, 40)} and len(shown) == 8
+
+
 def test_the_state_counts_what_waits_in_the_server_as_well_as_what_the_engine_has(tmp_path: Path) -> None:
     photos = [tmp_path / f"{number}.png" for number in range(4)]
     for number, photo in enumerate(photos):

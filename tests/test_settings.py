@@ -37,6 +37,14 @@ def test_variables_are_read_by_type() -> None:
     assert settings.public_url == "https://a.example"
 
 
+def test_a_tilde_stands_for_the_home_folder_given_or_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    settings = Settings.from_env({"LUMIPLY_RESULTS_DIR": "~/res"}, ckpt_dir=Path("~/ckpt"))
+    home = Path("/home/somebody")
+    assert (settings.results_dir, settings.ckpt_dir) == (home / "res", home / "ckpt")
+    assert settings.cache_dir == home / ".cache" / "lumiply"
+
+
 def test_arguments_win_over_the_environment_unless_none() -> None:
     environ = {"LUMIPLY_PORT": "1", "LUMIPLY_SEED": "2"}
     settings = Settings.from_env(environ, port=3, seed=None)

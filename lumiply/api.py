@@ -54,18 +54,21 @@ def build_engine(settings: Settings) -> Engine:
 def initialize_engine(settings: Settings | None = None, **overrides: Any) -> Engine:
     """Load the engine and make it the current one.
 
-    Called again, it loads nothing, unless a setting of `LOADED_WITH` has changed or other weights are there now.
+    Called again, it loads nothing, unless a setting of `LOADED_WITH` has changed, other weights are there now, or the
+    current one has ended.
 
     Args:
         settings: all settings; by default those of the environment.
         overrides: single settings that win over `settings`, such as `device="cpu"`.
 
     Raises:
-        WeightsError, SettingsError: it cannot be had; the former engine is then still the current one.
+        WeightsError, SettingsError: it cannot be had; the former engine, if it runs, is then still the current one.
     """
     settings = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
     with _current.lock:
         loaded = _loaded(settings)
+        if _current.engine is not None and has_ended(_current.engine):
+            close_engine()
         if _current.engine is not None and _current.loaded == loaded:
             _current.settings = settings
             return _current.engine
@@ -75,6 +78,22 @@ def initialize_engine(settings: Settings | None = None, **overrides: Any) -> Eng
     if former is not None:
         former.close()
     return engine
+
+
+def replace_engine(settings: Settings) -> Engine:
+    """Load another current engine in place of one that its server has given up, and closes; others wait for it.
+
+    Raises:
+        WeightsError, SettingsError: it cannot be had; there is none then.
+    """
+    with _current.lock:
+        _current.engine = None  # first: what it holds is needed for the next one
+        return initialize_engine(settings)
+
+
+def has_ended(engine: Engine) -> bool:
+    """Whether it renders nothing any more, as it was closed or its worker died."""
+    return getattr(engine, "closed", False) or not getattr(engine, "alive", True)
 
 
 def _loaded(settings: Settings) -> tuple[Any, ...]:
@@ -92,7 +111,7 @@ def close_engine() -> None:
     """Close the current engine, if there is one, and forget it. Safe to call twice."""
     with _current.lock:
         engine, _current.engine = _current.engine, None
-    if engine is not None:
+    if engine is not None and not getattr(engine, "closed", False):  # one that hangs would be waited for
         engine.close()
 
 

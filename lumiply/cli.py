@@ -122,5 +122,5 @@ def main() -> None:
     requests and shows a web page.
 
     Settings are read from LUMIPLY_... variables; options win over them (all of them: docs/settings.md). Every
-    command ends with 0 if all went well, 1 if something failed, 2 if an option or a setting is wrong.
+    command ends with 0 if all went well, 1 if something failed, 2 if an option, a setting or a photo is wrong.
     """

@@ -79,7 +79,10 @@ class Client:
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = TIMEOUT_S) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # brackets that no address has
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RemoteError(f"{url!r} is no http or https address. Give the one that the server printed.")
         query = urllib.parse.parse_qs(parts.query)

@@ -7,6 +7,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
 from PIL import Image
@@ -105,7 +106,8 @@ def relight_over_http(
         return []
     pictures = {name: Image.open(BytesIO(client.fetch(address))) for name, address in urls.items()}
     write_whole(folder / SHEET_NAME, encode_jpeg(contact_sheet(pictures), 92))
-    return [folder / address.rpartition("/")[2] for address in urls.values()] + [folder / SHEET_NAME]
+    names = [urlsplit(address).path.rpartition("/")[2] for address in urls.values()]
+    return [folder / name for name in names] + [folder / SHEET_NAME]
 
 
 def _tell(service: Service, photo: Path, paths: list[Path], seconds: float) -> None:

@@ -287,7 +287,10 @@ _OTHER_PORT: Final = (
 
 def check_disk(name: str, folder: Path, needed: float) -> Finding:
     """Whether `folder` can be written and has `needed` GB free."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        remedy = "Move it, or choose another folder with LUMIPLY_RESULTS_DIR."
+        return Finding(name, "problem", f"{folder} cannot be a folder: {nearest} is a file", remedy)
     free = shutil.disk_usage(nearest).free / 1e9
     text = f"{folder}: {free:.1f} GB free"
     try:

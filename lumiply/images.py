@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lumiply.errors import ImageError, ImageTooLargeError
 
@@ -32,7 +32,7 @@ _FORMATS_TEXT: Final = {UPLOAD_FORMATS: "PNG, JPEG, WebP", FORMATS: "PNG, JPEG, 
 
 
 def read_photo(source: bytes | Path, max_megapixels: float = 50.0) -> Image.Image:
-    """Decode a photo to an upright RGB picture; transparent parts become white.
+    """Decode a photo to an upright picture in sRGB; transparent parts become white.
 
     Args:
         source: the file's bytes, as uploaded, in one of `UPLOAD_FORMATS`; or its path here, in one of `FORMATS`.
@@ -144,11 +144,32 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in sRGB and without a profile, so that what is made of it has its colours."""
+    profile = image.info.get("icc_profile")
+    opaque = _opaque(image)
+    rgb = (_in_srgb(opaque, profile) if profile else None) or opaque.convert("RGB")
+    rgb.info.pop("icc_profile", None)
+    return rgb
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """None if the profile is damaged, or of another kind of picture: it then counts as none."""
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except Exception as exc:  # profiles are parsed from hostile bytes, too
+        log.info("colour profile ignored: %s", exc)
+        return None
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """The picture on white: L, RGB or CMYK."""
     if image.mode.startswith(("I", "F")):  # 16 bits a pixel, grey; Pillow's own conversion would clip it
         grey = np.asarray(image, dtype=np.float64) / 257.0
-        return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
+    kind = "L" if image.mode in ("1", "L", "LA") else "CMYK" if image.mode == "CMYK" else "RGB"
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(white, rgba)
+    return image.convert(kind)

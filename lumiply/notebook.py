@@ -24,10 +24,11 @@ from lumiply.commands.relight import folders_for
 from lumiply.demo import find_sample
 from lumiply.doctor import examine
 from lumiply.engine.protocol import Engine
-from lumiply.errors import AddressError, FetchError, UserError
+from lumiply.errors import AddressError, FetchError, ImageError, ImageTooLargeError, UserError
 from lumiply.files import write_whole
 from lumiply.hub import Hub, fetch_all
 from lumiply.images import encode_png, read_photo
+from lumiply.refusals import in_english
 from lumiply.server.service import Service
 from lumiply.server.slot import EngineSlot
 from lumiply.server.tunnel import choose_tunnel
@@ -108,12 +109,19 @@ def fetch_weights(settings: Settings, fetch: str = "auto", luminet: str | Sequen
 def serve(engine: Engine, settings: Settings) -> Service:
     """Start serving in the background; what an earlier call started is closed first.
 
+    Args:
+        engine: the current engine (`lumiply.initialize_engine`). In place of one that has ended, as a server replaced
+            it, the one that is current now serves.
+        settings: where to listen, and all else.
+
     Raises:
         AddressError: another program uses the port.
         TunnelError: no public address could be opened.
     """
     stop()
-    slot = EngineSlot(engine, build=lambda: api.build_engine(settings))
+    if api.has_ended(engine):
+        engine = api.initialize_engine(settings)
+    slot = EngineSlot(engine, build=lambda: api.replace_engine(settings))
     service = Service(settings, slot, choose_tunnel(settings))
     service.on_move = lambda moved: print(moved.announcement())
     try:
@@ -146,12 +154,12 @@ def try_out(service: Service, photo: str | Path | None = None, *, cell: int = 32
     """Send a photo (by default a sample room) in all seven colours over HTTP; the results as a contact sheet.
 
     Raises:
+        ImageError, ImageTooLargeError: `photo` cannot be used.
         RemoteError: the server answered with an error.
     """
     path = Path(photo) if photo else find_sample()
     job_id = f"notebook-{secrets.token_hex(4)}"
-    with Image.open(path) as opened:
-        pictures = {"off": opened.convert("RGB")}
+    pictures = {"off": read_photo(path, service.settings.max_megapixels)}
     for color in COLORS:
         answer = client.process(service.url, path, job_id, color, token=service.token)
         url = answer["result"]["images"][color]
@@ -180,19 +188,23 @@ def watch(service: Service, seconds: float = 0, every: float = 2.0) -> None:
 
 
 def status(service: Service) -> str:
-    """The server's state in a few lines: address, queue, last renders, memory."""
+    """The server's state in a few lines, as it tells it itself: address, queue, last renders, memory.
+
+    Raises:
+        RemoteError: it does not answer.
+    """
     if service not in _services:
         return (
             "서버가 꺼져 있습니다. 엔진 셀부터 다시 실행하세요"
             " · The server has stopped: run again from the engine's cell"
         )
     lines = [f"{'address':9} {service.public_url}"]
-    if service.slot.state == "ready":
-        engine = service.slot.get()
-        lines.append(f"{'engine':9} {engine.info.model} · {engine.info.device} · {engine.info.precision}")
-        lines.append(f"{'queue':9} {engine.queue_length} of {service.settings.queue_size}")
+    found = client.Client(service.url).health()
+    if queue := found.get("queue"):
+        lines.append(f"{'engine':9} {found['model']} · {found['device']} · {found['precision']}")
+        lines.append(f"{'queue':9} {queue['length']} of {queue['limit']}")
     else:
-        lines.append(f"{'engine':9} {service.slot.state}")
+        lines.append(f"{'engine':9} {found['engine']}")
     lines += [f"{'memory':9} {memory()}", f"{'renders':9} {_renders(service.settings)}"]
     return "\n".join(lines)
 
@@ -220,7 +232,7 @@ def relight(
     out: str | Path,
     colors: Sequence[str] = (),
 ) -> dict[Path, dict[str, Path]]:
-    """Relight a photo, or every photo of a folder, without a server.
+    """Relight a photo, or every photo of a folder, without a server. One that cannot be used is named and left out.
 
     Args:
         engine: what renders.
@@ -233,13 +245,17 @@ def relight(
         Path of each result by colour, by photo.
 
     Raises:
-        UserError: no photo is there, a photo cannot be used, or a colour is unknown.
+        UserError: no photo is there, none can be used, or a colour is unknown.
     """
     found = find_photos(Path(photos))
     chosen = in_palette_order([colors] if isinstance(colors, str) and colors else colors or COLORS)
     done: dict[Path, dict[str, Path]] = {}
     for photo, folder in zip(tqdm(found, unit="photo"), folders_for(found, Path(out)), strict=True):
-        picture = read_photo(photo, settings.max_megapixels)
+        try:
+            picture = read_photo(photo, settings.max_megapixels)
+        except (ImageError, ImageTooLargeError) as exc:
+            print(f"⚠️ {photo}: {exc} · {in_english(exc.code, exc.figures)}")
+            continue
         future = engine.submit(picture, chosen, seed=settings.seed, steps=settings.steps)
         try:
             pictures = future.result()
@@ -250,6 +266,8 @@ def relight(
         done[photo] = {color: folder / f"output_{color}.png" for color in pictures}
         for color, path in done[photo].items():
             write_whole(path, encode_png(pictures[color]))
+    if not done:
+        raise UserError(f"No photo at {photos} can be used; the lines above say why. Set PHOTOS to others.")
     return done
 
 

@@ -35,13 +35,15 @@ def encode_form(fields: Mapping[str, str], part: str, filename: str, data: bytes
 
 
 class _KeepToken(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect, but does not bring the token to another host."""
+    """Follows a redirect, but does not bring the token to another host, nor in clear to where it was kept secret."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         followed = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if followed is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+        here, there = urlsplit(req.full_url), urlsplit(newurl)
+        safe = there.netloc == here.netloc and there.scheme in (here.scheme, "https")
+        if followed is not None and not safe:
             followed.remove_header("Authorization")
         return followed
 
@@ -56,25 +58,22 @@ def send(request: urllib.request.Request, timeout: float) -> bytes:
     deadline = time.monotonic() + timeout
     try:
         with urllib.request.build_opener(_KeepToken, *direct).open(request, timeout=timeout) as response:
-            pieces = []
-            while piece := response.read1(2**16):  # a read alone would take `timeout` for each of its parts
-                pieces.append(piece)
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-            if response.length:
-                raise ConnectionError(f"the answer broke off, {response.length} bytes short")
-            return b"".join(pieces)
+            return _body(response, deadline)
     except urllib.error.HTTPError as exc:
         with exc:
-            code, sentence, own = _refusal(exc.read())
-            after = exc.headers.get("Retry-After", "")
-            raise RemoteError(
-                f"{request.full_url} answered {exc.code}{f' ({code})' if code else ''}: {sentence}",
-                exc.code,
-                code,
-                float(after) if after.isdigit() else None,
-                own,
-            ) from exc
+            try:
+                body = _body(exc.fp, deadline)
+            except (OSError, http.client.HTTPException):  # its status says enough
+                body = b""
+        code, sentence, own = _refusal(body)
+        after = exc.headers.get("Retry-After", "")
+        raise RemoteError(
+            f"{request.full_url} answered {exc.code}{f' ({code})' if code else ''}: {sentence}",
+            exc.code,
+            code,
+            float(after) if after.isdigit() else None,
+            own,
+        ) from exc
     except OSError as exc:
         reason = getattr(exc, "reason", exc)
         if isinstance(reason, TimeoutError):
@@ -87,6 +86,27 @@ def send(request: urllib.request.Request, timeout: float) -> bytes:
         raise RemoteError(
             f"{request.full_url} did not answer as a web server does: {exc or type(exc).__name__}. Check the address."
         ) from exc
+    except ValueError:  # of the host's name or a header; its text may quote the token
+        raise RemoteError(
+            f"{request.full_url} cannot be asked: the address or the token holds what HTTP cannot carry. Check both."
+        ) from None
+
+
+def _body(response: Any, deadline: float) -> bytes:
+    """All of an answer.
+
+    Raises:
+        OSError: it did not come whole, or not in time.
+        http.client.HTTPException: it is no HTTP.
+    """
+    pieces = []
+    while piece := response.read1(2**16):  # a read alone would take the time limit for each of its parts
+        pieces.append(piece)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    if response.length:
+        raise ConnectionError(f"the answer broke off, {response.length} bytes short")
+    return b"".join(pieces)
 
 
 def bearer(token: str | None) -> dict[str, str]:
@@ -116,7 +136,7 @@ def _refusal(body: bytes) -> tuple[str | None, str, str | None]:
         return found[0], sentence, None
     if text.startswith("<"):
         return None, "a web page, not a Lumiply server's answer. Check the address.", None
-    return None, text[:200], None
+    return None, text[:200] or "no more than that", None
 
 
 def _figures(told: object) -> dict[str, str]:

@@ -220,11 +220,11 @@ class Settings:
             try:
                 value = kind.read(given)
             except (ValueError, TypeError, KeyError, OverflowError) as exc:
-                shown = "the given value" if field.metadata["secret"] else repr(given)
+                secret = field.metadata["secret"]
                 raise SettingsError(
-                    f"{field.name} must be {kind.limit}, not {shown}. Change it, or unset"
-                    f" {PREFIX}{field.name.upper()} for {field.default!r}."
-                ) from exc
+                    f"{field.name} must be {kind.limit}, not {'the given value' if secret else repr(given)}."
+                    f" Change it, or unset {PREFIX}{field.name.upper()} for {field.default!r}."
+                ) from (None if secret else exc)  # a traceback shows its cause, which quotes the value
             object.__setattr__(self, field.name, value)
         _refuse_contradictions(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def path() -> Kind:
     def read(value: Any) -> Path:
         if not str(value).strip() or "\0" in str(value) or "://" in str(value):
             raise ValueError(value)
-        return Path(value)
+        return Path(os.path.expanduser(value))  # as it is where no home is known
 
     return Kind(read, "the path of a folder")
 

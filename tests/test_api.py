@@ -83,6 +83,25 @@ def test_every_setting_that_engines_read_is_one_that_they_are_loaded_with() -> N
     assert read - {"replace"} <= set(api.LOADED_WITH)
 
 
+@pytest.mark.parametrize("end", [{"closed": True}, {"alive": False}])
+def test_an_engine_that_has_ended_is_loaded_again(engines: list[FakeEngine], end: dict[str, bool]) -> None:
+    first = lumiply.initialize_engine(Settings())
+    vars(first).update(end)
+    assert lumiply.initialize_engine(Settings()) is engines[1]
+    assert first.closed
+
+
+def test_closing_does_not_wait_for_an_engine_that_was_closed_and_hangs(
+    engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lumiply.initialize_engine(Settings())
+    engines[0].close()
+    monkeypatch.setattr(engines[0], "close", lambda: pytest.fail("it was waited for"))
+    api.close_engine()
+    lumiply.initialize_engine(Settings())
+    assert len(engines) == 2
+
+
 def test_an_engine_that_cannot_be_had_leaves_the_former_in_place(
     engines: list[FakeEngine], photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

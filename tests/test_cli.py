@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -198,19 +199,27 @@ def test_relight_takes_colours_seed_steps_and_a_folder(here: Path, engine: FakeE
     assert (engine.renders[0].seed, engine.renders[0].steps) == (5, 3)
 
 
+def test_a_photo_that_cannot_be_used_is_named_in_english_and_the_others_go_on(
+    here: Path, engine: FakeEngine
+) -> None:
+    (here / "notes.png").write_text("milk, bread")
+    (here / "huge.png").write_bytes(photo_bytes(size=(2000, 1000)))
+    code, out, err = run(
+        "relight", "notes.png", "huge.png", "room.png", "--color", "red", "--max-megapixels", "1"
+    )
+    assert out.splitlines() == ["relit/room/output_red.jpg"]
+    assert "notes.png: no readable picture (11 bytes arrived)." in err
+    assert "huge.png: the picture is too large: 2.0 megapixels, at most 1 megapixels." in err
+    assert "photos that could not be used: 2 of 3" in err and not re.search("[가-힣]", err)
+    assert code == 2
+
+
 def test_several_photos_get_a_folder_each(here: Path, engine: FakeEngine) -> None:
     (here / "b").mkdir()
     (here / "b" / "room.png").write_bytes(photo_bytes(red=9))
     code, out, _ = run("relight", "room.png", "b/room.png", "--color", "red")
     assert code == 0
     assert out.splitlines() == ["relit/room/output_red.jpg", "relit/room-2/output_red.jpg"]
-
-
-def test_a_photo_that_is_none_is_an_error_of_the_user(here: Path, engine: FakeEngine) -> None:
-    (here / "room.png").write_text("no photo")
-    code, _, err = run("relight", "room.png")
-    assert code == 2
-    assert "이미지 파일이 아니거나" in err
 
 
 class Visitor(threading.Thread):

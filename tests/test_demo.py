@@ -58,6 +58,13 @@ def test_photo_results_and_sheet_stand_and_are_named(here: Path, engines: list[F
     assert any(line.startswith("Time: ") for line in lines)
 
 
+def test_results_under_signed_addresses_are_named_by_their_files(
+    here: Path, engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMIPLY_SIGN_URLS", "true")
+    assert run_once().splitlines()[1:10] == [f"images/inference/demo/{name}" for name in NAMES]
+
+
 def test_all_seven_colours_take_one_render(engines: list[FakeEngine]) -> None:
     run_once()
     assert len(engines[0].renders) == 1

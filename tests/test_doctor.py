@@ -132,6 +132,14 @@ def test_a_full_disk_is_a_warning(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("below", ["", "new/folder"])
+def test_a_results_folder_that_is_a_file_or_below_one_is_a_problem(tmp_path: Path, below: str) -> None:
+    (tmp_path / "notes").write_text("milk, bread")
+    finding = check_disk("results disk", tmp_path / "notes" / below, 0.001)
+    assert finding.state == "problem" and f"{tmp_path / 'notes'} is a file" in finding.text
+    assert "LUMIPLY_RESULTS_DIR" in finding.remedy
+
+
 def test_the_command_prints_a_line_each_and_ends_with_0_or_1(settings: Settings) -> None:
     words = ["doctor", "--ckpt-dir", str(settings.ckpt_dir), "--port", "0"]
     result = CliRunner().invoke(main, words)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from lumiply.errors import ImageError, ImageTooLargeError
 from lumiply.images import encode_jpeg, encode_png, read_photo
@@ -66,6 +66,39 @@ def test_a_palette_with_a_transparent_entry_becomes_white_there() -> None:
     image = Image.new("P", (1, 1), 0)
     image.putpalette([10, 20, 30])
     assert read_photo(saved(image, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def swapped_profile() -> bytes:
+    """A colour profile whose red is sRGB's blue, and whose blue is its red."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(b"rXYZ", b"held").replace(b"bXYZ", b"rXYZ").replace(b"held", b"bXYZ")
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"), [("RGB", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("RGB", "WEBP")]
+)
+def test_colours_are_those_that_the_photos_profile_means(mode: str, format: str) -> None:
+    image = Image.new("RGB", (8, 8), (200, 100, 50)).convert(mode)
+    photo = read_photo(saved(image, format, icc_profile=swapped_profile()))
+    assert photo.mode == "RGB" and photo.getpixel((4, 4)) == pytest.approx((50, 100, 200), abs=6)
+    for encoded in (encode_png(photo), encode_jpeg(photo)):  # before and after are seen alike
+        with Image.open(BytesIO(encoded)) as kept:
+            assert "icc_profile" not in kept.info
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile"),
+    [
+        ("RGB", b"DISPLAY-P3" * 20),
+        ("RGB", swapped_profile()[:300]),
+        ("L", swapped_profile()),
+        ("CMYK", swapped_profile()),
+    ],
+)
+def test_a_profile_that_is_damaged_or_of_another_mode_counts_as_none(mode: str, profile: bytes) -> None:
+    image = Image.new("RGB", (8, 8), (200, 100, 50)).convert(mode)
+    plain, photo = read_photo(saved(image, "JPEG")), read_photo(saved(image, "JPEG", icc_profile=profile))
+    assert photo.tobytes() == plain.tobytes() and "icc_profile" not in photo.info
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from lumiply import api, notebook
+from lumiply import api, client, notebook
 from lumiply.colors import COLORS
 from lumiply.errors import AddressError, FetchError, RemoteError, SettingsError, UserError
 from lumiply.settings import Settings
-from tests.fakes import FakeEngine, photo_bytes
+from tests.fakes import PATIENCE_S, FakeEngine, photo_bytes, wait_until
 from tests.server.test_ngrok import Agent, lives
 
 ROOT = Path(__file__).parent.parent
@@ -319,6 +320,19 @@ def test_several_photos_get_a_folder_each_and_one_photo_none(tmp_path: Path) -> 
         notebook.relight(engine, settings, tmp_path / "nowhere", tmp_path)
 
 
+def test_a_photo_that_cannot_be_used_is_named_and_the_others_are_relit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = project(tmp_path / "here") / "images"
+    (images / "notes.png").write_text("milk, bread")
+    results = notebook.relight(FakeEngine(), Settings(), images, tmp_path / "relit", "red")
+    assert [photo.name for photo in results] == ["sample_room.png", "second.jpg"]
+    told = capsys.readouterr().out
+    assert f"{images / 'notes.png'}: 이미지" in told and "no readable picture (11 bytes arrived)" in told
+    with pytest.raises(UserError, match="No photo at .*notes.png can be used"):
+        notebook.relight(FakeEngine(), Settings(), images / "notes.png", tmp_path / "relit")
+
+
 def test_the_environment_wins_over_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUMIPLY_PORT", "7000")
     settings = notebook.read_settings(port=5000, seed=7)
@@ -370,6 +384,36 @@ def test_serving_again_closes_the_former_server_and_keeps_its_port(tmp_path: Pat
         notebook.try_out(second, tmp_path / "room.png")
 
 
+def test_a_photo_that_was_held_upright_is_shown_upright(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held a quarter turn to the left
+    Image.new("RGB", (40, 30)).save(tmp_path / "room.jpg", exif=exif)
+    service = notebook.serve(FakeEngine(), Settings(port=0, results_dir=tmp_path / "inference"))
+    shown: dict[str, Image.Image] = {}
+    monkeypatch.setattr(notebook, "contact_sheet", lambda pictures, cell: shown.update(pictures))
+    notebook.try_out(service, tmp_path / "room.jpg")
+    notebook.stop()
+    assert {picture.size for picture in shown.values()} == {(30, 40)} and len(shown) == 8
+
+
+def test_the_state_counts_what_waits_in_the_server_as_well_as_what_the_engine_has(tmp_path: Path) -> None:
+    photos = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, photo in enumerate(photos):
+        photo.write_bytes(photo_bytes(red=number))
+    engine = FakeEngine(manual=True)
+    service = notebook.serve(engine, Settings(port=0, results_dir=tmp_path / "inference", shutdown_s=0))
+    with ThreadPoolExecutor() as callers:
+        calls = [callers.submit(client.process, service.url, photo, photo.stem, "red") for photo in photos]
+        try:
+            wait_until(lambda: "queue     4 of 64" in notebook.status(service))
+            assert engine.queue_length < 4
+        finally:
+            notebook.stop()
+        assert all(isinstance(call.exception(PATIENCE_S), RemoteError) for call in calls)
+
+
 def test_a_busy_port_is_explained(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = Settings(port=listener.getsockname()[1], results_dir=tmp_path)
@@ -391,6 +435,30 @@ def test_after_shutting_down_the_engine_can_be_had_again(
     assert isinstance(engine, FakeEngine) and engine.closed
     assert isinstance(again, FakeEngine) and not again.closed
     notebook.shut_down()
+
+
+def test_an_engine_that_the_server_replaced_is_the_notebooks_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FakeEngine] = []
+
+    def build(settings: Settings) -> FakeEngine:
+        made.append(FakeEngine())
+        return made[-1]
+
+    monkeypatch.setattr(api, "build_engine", build)
+    (tmp_path / "room.png").write_bytes(photo_bytes())
+    settings = Settings(port=0, results_dir=tmp_path)
+    former = api.initialize_engine(settings)
+    service = notebook.serve(former, settings)
+    service.slot.restart(former, "its worker died")
+    assert service.slot.wait(PATIENCE_S)
+    wait_until(lambda: made[0].closed)
+    assert service.slot.engine is made[1] is api.initialize_engine(settings)  # the engine's cell again
+    again = notebook.serve(former, settings)  # the server's cell alone
+    assert notebook.try_out(again, tmp_path / "room.png").mode == "RGB"
+    notebook.shut_down()
+    assert [engine.closed for engine in made] == [True, True]
 
 
 def test_weights_that_cannot_be_had_stop_only_who_needs_them(

@@ -5,11 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import traceback
+import urllib.request
+from email.message import Message
+from io import BytesIO
 
 import pytest
 
 from lumiply.client import Client
 from lumiply.errors import RemoteError
+from lumiply.sending import _KeepToken
 
 TOKEN = "sixteen-or-more-letters"
 
@@ -73,6 +78,39 @@ def test_half_an_answer_and_none_at_all_are_told(answer: bytes, told: str) -> No
         Client(f"http://{other.address}").health()
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 500\r\n\r\nshort"],
+        [b"HTTP/1.1 502 Bad Gateway\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}"],
+        [b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 50\r\n\r\n", *[b" "] * 900],
+    ],
+    ids=["short", "in pieces", "slow"],
+)
+def test_a_refusal_that_breaks_off_is_told_by_its_status(pieces: list[bytes]) -> None:
+    with (
+        Answering(*pieces, pause=0.05 if len(pieces) > 1 else 0) as other,
+        pytest.raises(RemoteError, match="answered 502: no more than that") as caught,
+    ):
+        Client(f"http://{other.address}", timeout=0.4).health()
+    assert caught.value.answered == 502
+
+
+@pytest.mark.parametrize(
+    "url", [f"http://{'a' * 70}.example", "http://..example", "http://127.0.0.1:1/방", "http://[::1"]
+)
+def test_an_address_that_cannot_be_one_is_told(url: str) -> None:
+    with pytest.raises(RemoteError, match="cannot be asked|is no http or https address"):
+        Client(url).health()
+
+
+@pytest.mark.parametrize("token", [f"{TOKEN}\n", "여섯-글자-이상의-비밀"])
+def test_a_token_that_no_header_can_carry_is_told_and_not_shown(token: str) -> None:
+    with Answering() as other, pytest.raises(RemoteError, match="the address or the token") as caught:
+        Client(f"http://{other.address}", token).health()
+    assert token.strip() not in "".join(traceback.format_exception(caught.value))
+
+
 def test_a_redirect_to_another_host_does_not_carry_the_token() -> None:
     body = b'{"status": "healthy"}'
     with Answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body) as other:
@@ -81,3 +119,21 @@ def test_a_redirect_to_another_host_does_not_carry_the_token() -> None:
             assert Client(f"http://{first.address}", TOKEN).health() == {"status": "healthy"}
     assert TOKEN.encode() in first.requests[0]
     assert TOKEN.encode() not in other.requests[0] and b"Lumiply-Client" in other.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "carried"),
+    [
+        ("https://a.example/x", "http://a.example/y", False),
+        ("https://a.example/x", "https://a.example:8443/y", False),
+        ("https://a.example/x", "https://a.example/y", True),
+        ("http://a.example/x", "https://a.example/y", True),
+    ],
+)
+def test_a_redirect_carries_the_token_only_to_the_same_host_and_never_out_of_https(
+    here: str, there: str, carried: bool
+) -> None:
+    request = urllib.request.Request(here, headers={"Authorization": f"Bearer {TOKEN}"})
+    followed = _KeepToken().redirect_request(request, BytesIO(), 302, "Found", Message(), there)
+    assert followed is not None and followed.full_url == there
+    assert followed.has_header("Authorization") == carried

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_variables_are_read_by_type() -> None:
     assert settings.callback_hosts == ("a.example", "b.example:80")
     assert settings.model == "mini"
     assert settings.public_url == "https://a.example"
+
+
+def test_a_tilde_stands_for_the_home_folder_given_or_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    settings = Settings.from_env({"LUMIPLY_RESULTS_DIR": "~/res"}, ckpt_dir=Path("~/ckpt"))
+    home = Path("/home/somebody")
+    assert (settings.results_dir, settings.ckpt_dir) == (home / "res", home / "ckpt")
+    assert settings.cache_dir == home / ".cache" / "lumiply"
 
 
 def test_arguments_win_over_the_environment_unless_none() -> None:
@@ -114,6 +123,14 @@ def test_the_token_is_never_shown() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env({"LUMIPLY_NGROK_AUTHTOKEN": "sesame 123"})
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["token", "secret_key", "ngrok_authtoken"])
+def test_a_mistyped_secret_stays_out_of_the_traceback(name: str) -> None:
+    mistyped = {name: "open sesame, please"}
+    with pytest.raises(SettingsError) as caught:
+        Settings(**mistyped)
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_our_own_token_variable_comes_before_ngroks() -> None:

@@ -45,10 +45,7 @@ def replica_range(replicas: str | None) -> tuple[int, int]:
 def engine_settings(settings: Settings) -> dict[str, Any]:
     """What the replicas are told. Folders are made absolute: every machine needs the same files at the same place."""
     told = {name: getattr(settings, name) for name in ENGINE_SETTINGS}
-    return {
-        name: value.expanduser().absolute() if isinstance(value, Path) else value
-        for name, value in told.items()
-    }
+    return {name: value.absolute() if isinstance(value, Path) else value for name, value in told.items()}
 
 
 @dataclasses.dataclass(frozen=True)

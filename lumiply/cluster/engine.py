@@ -95,6 +95,11 @@ class RayEngine:
         return self._info
 
     @property
+    def closed(self) -> bool:
+        """Whether it was told to end."""
+        return self._closing.is_set()
+
+    @property
     def queue_length(self) -> int:
         with self._lock:
             return len(self._open)

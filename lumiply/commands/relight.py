@@ -13,6 +13,8 @@ from lumiply import api
 from lumiply.colors import COLORS, in_palette_order
 from lumiply.commands.common import set_up_logging, setting_options, shown
 from lumiply.engine.protocol import Engine, Progress
+from lumiply.errors import ImageError, ImageTooLargeError, UserError
+from lumiply.refusals import in_english
 from lumiply.settings import Settings
 
 
@@ -45,18 +47,26 @@ from lumiply.settings import Settings
     "max_megapixels",
 )
 def relight(photos: tuple[Path, ...], colors: tuple[str, ...], out: Path, **options: Any) -> None:
-    """Relight photos into a folder, without a server."""
+    """Relight photos into a folder, without a server. A photo that cannot be used is named, and the others go on."""
     settings = Settings.from_env(**options)
     set_up_logging(settings.replace(log_level="warning") if settings.log_level == "info" else settings)
     if settings.compile == "auto":  # which pays for a server, not for a few photos
         settings = settings.replace(compile="off")
-    engine = api.build_engine(settings)
+    engine, unusable = api.build_engine(settings), 0
     try:
         for photo, folder in zip(photos, folders_for(photos, out), strict=True):
-            for path in _relight(engine, settings, photo, in_palette_order(colors or COLORS), folder):
-                click.echo(shown(path))
+            try:
+                for path in _relight(engine, settings, photo, in_palette_order(colors or COLORS), folder):
+                    click.echo(shown(path))
+            except (ImageError, ImageTooLargeError) as exc:
+                unusable += 1
+                click.echo(f"{shown(photo)}: {in_english(exc.code, exc.figures)}.", err=True)
     finally:
         engine.close(timeout=10)
+    if unusable:
+        raise UserError(
+            f"photos that could not be used: {unusable} of {len(photos)}; the lines above say why."
+        )
 
 
 def _relight(

@@ -118,6 +118,11 @@ class LocalEngine:
         return self._worker.is_alive() or self._closing.is_set()
 
     @property
+    def closed(self) -> bool:
+        """Whether it was told to end."""
+        return self._closing.is_set()
+
+    @property
     def queue_length(self) -> int:
         with self._lock:
             return len(self._open_jobs)

@@ -95,8 +95,8 @@ def require_seed(seed: int) -> None:
 class Engine(Protocol):
     """Relights a photo in some colours, with progress.
 
-    Optional, looked for by servers: an attribute `alive`, false once its worker has died; and, where `info.presets`
-    names some, a keyword `preset` of `submit`.
+    Optional, looked for by servers: attributes `alive`, false once its worker has died, and `closed`, true from
+    `close()` on; and, where `info.presets` names some, a keyword `preset` of `submit`.
     """
 
     @property

@@ -36,16 +36,17 @@ def writing(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        last = folder / LAST
-        kept = (
-            f"The last good checkpoint stays in {last}"
-            if last.is_file()
-            else "No checkpoint was complete before"
-        )
         raise UserError(
-            f"{what} cannot be written: {exc.strerror or exc}. {kept}; once this is solved, the same command goes "
-            "on from there."
+            f"{what} cannot be written: {exc.strerror or exc}. {_kept(folder)}; once this is solved, the same "
+            "command goes on from there."
         ) from exc
+
+
+def _kept(folder: Path) -> str:
+    last = folder / LAST
+    if last.is_file():
+        return f"The last good checkpoint stays in {last}"
+    return "No checkpoint was complete before"
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -102,7 +103,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class Checkpoints(Callback):
-    """Writes the checkpoints of a run after every epoch.
+    """Writes the checkpoints of a run after every epoch; ends a run whose numbers are no longer finite.
 
     Attributes:
         best: smallest validation loss so far.
@@ -126,6 +127,25 @@ class Checkpoints(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["run"] = self.run
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raises:
+        UserError: the loss is not finite. No epoch after it would be, either, nor be worth a checkpoint.
+        """
+        loss = float(trainer.callback_metrics["val_loss"])
+        if math.isfinite(loss):
+            return
+        if trainer.sanity_checking:
+            raise UserError(
+                f"The validation loss is {loss} before any training. Try --precision 32-true; if that is no better, "
+                "the base model is damaged: fetch it anew."
+            )
+        epochs = trainer.current_epoch
+        result = f"; the same command with --epochs {epochs} writes its best epoch" if epochs else ""
+        raise UserError(
+            f"The validation loss after epoch {epochs + 1} is {loss}: training has diverged. {_kept(self.folder)}"
+            f"{result}. To train on, try a lower --learning-rate, or --precision 32-true, with another --out."
+        )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1

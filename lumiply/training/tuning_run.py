@@ -166,9 +166,10 @@ def read_result(folder: Path) -> Result:
         WeightsError: a checkpoint is missing or damaged.
     """
     best, last = read_checkpoint(folder / BEST), read_checkpoint(folder / LAST)
-    losses = {epoch: loss for epoch, _, loss in last["history"]["validation"]}
+    losses = {epoch: loss for epoch, _, loss in best["history"]["validation"]}
     epoch = int(best["epoch"]) + 1
-    return Result(trained_tensors(best), epoch, int(last["epoch"]) + 1, losses[epoch], losses[0])
+    epochs = max(epoch, int(last["epoch"]) + 1)  # a run may be killed after writing the best, before the last
+    return Result(trained_tensors(best), epoch, epochs, losses[epoch], losses[0])
 
 
 def make_trainer(

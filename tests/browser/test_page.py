@@ -6,7 +6,6 @@ import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -72,60 +71,6 @@ def test_seed_and_preset_are_sent_only_if_set(serve: Serve, visit: Visit, engine
     page.wait_view("done")
     assert b'name="seed"\r\n\r\n7\r\n' in recorder.bodies[count]
     assert b'name="preset"\r\n\r\nfast\r\n' in recorder.bodies[count]
-
-
-def test_a_lamp_is_dragged_moved_scaled_and_drawn_into_the_photo(
-    serve: Serve, visit: Visit, engine: FakeEngine
-) -> None:
-    page = visit(serve(engine)).drop(photo_bytes(size=(800, 600))).wait_view("edit")
-    page.drag(page.find("[data-lamp=table]"), page.find("#lamps"), 0.3, 0.5)
-    lamp = page.find(".lamp")
-    assert _place(lamp) == pytest.approx((0.3, 0.5, 0.34), abs=0.02)
-    page.drag(lamp, page.find("#lamps"), 0.5, 0.5)
-    assert _place(lamp) == pytest.approx((0.5, 0.5, 0.34), abs=0.02)
-    before = _place(lamp)[2]
-    page.drag(page.find(".lamp .handle"), page.find("#lamps"), 0.75, 0.9)
-    assert _place(lamp)[2] > before * 1.5
-    page.click("#relight").wait_view("done")
-    photo = engine.renders[0].photo
-    assert photo.size == (800, 600)
-    assert photo.getpixel((20, 20)) == (200, 100, 50)
-    shade = photo.getpixel((400, 210))
-    assert min(shade) > 180 and max(shade) - min(shade) < 30  # opal glass where the wall was
-
-
-def test_on_a_phone_a_finger_drags_scales_and_takes_away(
-    serve: Serve, visit: Visit, engine: FakeEngine
-) -> None:
-    page = visit(serve(engine))
-    page.phone(360).drop(photo_bytes(size=(800, 600))).wait_view("edit")
-    page.swipe("[data-lamp=floor]", 0.5, 0.5)
-    assert _place(page.find(".lamp")) == pytest.approx((0.5, 0.5, 0.66), abs=0.03)
-    page.swipe(".lamp", 0.4, 0.5)
-    assert _place(page.find(".lamp"))[0] == pytest.approx(0.4, abs=0.03)
-    page.swipe(".lamp .handle", 0.55, 0.99).swipe(".lamp .handle", 0.75, 0.99)
-    assert _place(page.find(".lamp"))[2] > 1.05  # taller than the photo, and still in reach:
-    frame = page.find("#lamps").rect
-    for knob in (page.find(".lamp .handle").rect, page.find(".lamp .remove").rect):
-        assert frame["x"] <= knob["x"] and knob["x"] + knob["width"] <= frame["x"] + frame["width"]
-        assert frame["y"] <= knob["y"] and knob["y"] + knob["height"] <= frame["y"] + frame["height"]
-    page.find(".lamp .remove").click()
-    assert page.all(".lamp") == []
-
-
-def test_a_lamp_can_be_handled_by_keys_alone(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
-    page = visit(serve(engine)).drop().wait_view("edit")
-    assert not page.find(".keys").is_displayed()
-    page.press(page.find("[data-lamp=pendant]"), Keys.ENTER)
-    assert page.find(".keys").text.startswith("Arrow keys move it")
-    page.press(page.find("[data-lamp=floor]"), Keys.SPACE)
-    pendant, floor = page.all(".lamp")
-    x, y, height = _place(floor)
-    page.press(floor, Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ARROW_UP, "+", "+", "-")
-    assert _place(floor) == pytest.approx((x - 0.01, y - 0.02, height * 1.05), abs=1e-3)
-    page.press(pendant, Keys.DELETE)
-    assert len(page.all(".lamp")) == 1
-    assert "Floor lamp" in str(page.chrome.switch_to.active_element.get_attribute("aria-label"))
 
 
 def test_the_slider_follows_keys_and_pointer(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
@@ -395,9 +340,3 @@ def test_at_night_it_is_dark(serve: Serve, visit: Visit, engine: FakeEngine) -> 
         )
         colors.append(page.find("body").value_of_css_property("background-color"))
     assert colors == ["rgba(246, 243, 237, 1)", "rgba(20, 18, 16, 1)"]
-
-
-def _place(lamp: Any) -> tuple[float, float, float]:
-    """(x, y, height) of a lamp, as shares of the photo's size."""
-    style = dict(part.split(": ") for part in lamp.get_attribute("style").rstrip("; ").split("; "))
-    return tuple(float(style[name].rstrip("%")) / 100 for name in ("left", "top", "height"))  # type: ignore[return-value]

@@ -188,3 +188,4 @@ def test_closing_ends_what_runs_and_refuses_what_comes_and_leaves_the_replicas(e
     again = connect(cluster.replace(replicas=None))
     assert again.submit(PHOTO, ["red"], steps=1).result(WAIT)
     again.close()
+    assert again.closed

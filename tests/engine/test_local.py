@@ -216,8 +216,9 @@ def test_a_photo_that_is_only_opened_is_read_once_before_threads_share_it(engine
 
 
 def test_an_engine_that_was_closed_did_not_die(engine):
+    assert not engine.closed
     engine.close(WAIT)
-    assert engine.alive
+    assert engine.alive and engine.closed
 
 
 def test_other_renders_go_on_while_pictures_are_waited_for(monkeypatch):

@@ -120,8 +120,9 @@ export function toTop() {
 /** Put a photo, decoded, and its room onto the desk; show nothing of them yet. */
 export function lay(image, room) {
   Object.assign(desk, { image, room });
-  $("stage").style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
-  layer.set(room.lamps);
+  const ratio = image.naturalWidth / image.naturalHeight;
+  $("stage").style.setProperty("--ratio", ratio);
+  layer.set(room.lamps, ratio);
 }
 
 /** Take everything off the desk; what is kept stays kept. */

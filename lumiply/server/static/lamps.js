@@ -16,6 +16,7 @@ const within = (value, low, high) => Math.min(high, Math.max(low, value));
 export class LampLayer {
   #root;
   #say;
+  #ratio = 1;
   lamps = [];
 
   /**
@@ -27,7 +28,9 @@ export class LampLayer {
     this.#say = say;
   }
 
-  set(lamps) {
+  /** @param {number} ratio width of the photo by its height, which cannot be measured while it is hidden */
+  set(lamps, ratio) {
+    this.#ratio = ratio;
     this.lamps = lamps.map((lamp) => ({ ...lamp }));
     this.render();
   }
@@ -97,7 +100,7 @@ export class LampLayer {
     element.style.height = `${lamp.height * 100}%`;
     element.style.aspectRatio = LAMPS[lamp.kind].ratio;
     // From the lamp's edges to the photo's, in lamp sizes: its knobs stay on the photo however large the lamp is.
-    const width = (lamp.height * LAMPS[lamp.kind].ratio * this.#root.clientHeight) / (this.#root.clientWidth || 1);
+    const width = (lamp.height * LAMPS[lamp.kind].ratio) / this.#ratio;
     const edges = { "--above": lamp.y / lamp.height, "--below": (1 - lamp.y) / lamp.height, "--beside": (1 - lamp.x) / width };
     for (const [name, share] of Object.entries(edges)) element.style.setProperty(name, `${100 * (share - 0.5)}%`);
   }

@@ -21,6 +21,7 @@ from lumiply.errors import (
     DeviceMemoryError,
     EngineClosedError,
     LumiplyError,
+    OutdatedError,
     RenderError,
     StuckError,
 )
@@ -213,9 +214,12 @@ class RenderQueue:
         def progress(now: Progress) -> None:
             if render.attempt == attempt:
                 self._last_progress = time.monotonic()
+                if now.stage != "queued" and render.state == "queued":
+                    self._require_as_planned(render)  # again: it may have waited for the engine
                 render.progress(now)
 
         try:
+            self._require_as_planned(render)
             colors = render.todo[0]
             future = engine.submit(
                 render.decoded(), colors, seed=recipe.seed, steps=recipe.steps, progress=progress, **more
@@ -230,6 +234,15 @@ class RenderQueue:
         if unwanted:
             future.cancel()
         future.add_done_callback(lambda future: self._came(render, attempt, future))
+
+    def _require_as_planned(self, render: Render) -> None:
+        """See that a render that begins will be what its recipe says.
+
+        Raises:
+            OutdatedError: the engine has other weights by now.
+        """
+        if (now := self._slot.info().fingerprint) != render.recipe.engine:
+            raise OutdatedError(f"planned for the weights {render.recipe.engine}, the engine has {now}")
 
     def _came(self, render: Render, attempt: int, future: Future[Pictures]) -> None:
         """Called by the engine when a part has ended, one way or the other."""

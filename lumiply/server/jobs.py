@@ -17,7 +17,14 @@ from typing import Any, Final
 
 from PIL import Image
 
-from lumiply.errors import BusyError, CancelledError, RenderTimeoutError, ReplacedError, StorageFullError
+from lumiply.errors import (
+    BusyError,
+    CancelledError,
+    OutdatedError,
+    RenderTimeoutError,
+    ReplacedError,
+    StorageFullError,
+)
 from lumiply.images import encode_png, read_photo
 from lumiply.server.claims import Claims
 from lumiply.server.dispatch import RenderQueue, closing_error
@@ -75,17 +82,13 @@ class Jobs:
                 seat.enter_context(self._seat())
                 early = seat.enter_context(self._early.added(order))
                 self._wait_for_engine(early, deadline)
-            recipe, wanted = order.plan(self._slot.info(), self._settings)
+            recipe, _ = order.plan(self._slot.info(), self._settings)
             if self._answer_from_disk(order, recipe):
                 return
             if not loading:
                 seat.enter_context(self._seat())
-            while tickets := self._tickets(order, recipe, wanted):
-                self._wait(tickets, timeout, deadline)
-                if self._store.colors_of(order.job_id, recipe) >= set(order.colors):
-                    return
-                if not self.activity(order.job_id):
-                    raise ReplacedError  # done, and taken over or removed since
+            while not self._rendered(order, timeout, deadline):
+                pass
 
     def activity(self, job_id: str) -> list[Ticket]:
         """What is under way for a job."""
@@ -117,6 +120,19 @@ class Jobs:
             self._closing.set_result(None)
         self._queue.close(timeout)
         self._publisher.close()
+
+    def _rendered(self, order: Order, timeout: float, deadline: float) -> bool:
+        """Bring what the order lacks, by the weights that the engine has now; False if it has others meanwhile."""
+        recipe, wanted = order.plan(self._slot.info(), self._settings)
+        with contextlib.suppress(OutdatedError):
+            while tickets := self._tickets(order, recipe, wanted):
+                self._wait(tickets, timeout, deadline)
+                if self._store.colors_of(order.job_id, recipe) >= set(order.colors):
+                    break
+                if not self.activity(order.job_id):
+                    raise ReplacedError  # done, and taken over or removed since
+            return True
+        return False
 
     # From an order to tickets
 

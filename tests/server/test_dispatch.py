@@ -31,7 +31,7 @@ from lumiply.server.render import Render
 from lumiply.server.slot import MOST_RESTARTS, EngineSlot
 from tests.fakes import INFO, PATIENCE_S, FakeEngine, wait_until
 
-RECIPE = Recipe(photo="p", seed=1, steps=2, preset="", jpeg_quality=95, engine="e")
+RECIPE = Recipe(photo="p", seed=1, steps=2, preset="", jpeg_quality=95, engine=INFO.fingerprint)
 
 
 def render(job_id: str = "a", colors: tuple[str, ...] = ("red",), red: int = 0) -> Render:

@@ -141,7 +141,10 @@ class RenderQueue:
             rendering.cancel()
 
     def close(self, timeout: float) -> None:
-        """Refuse new renders and fail those that wait; give those that run `timeout` seconds. Safe to call twice."""
+        """Refuse new renders and fail those that wait; give those that run `timeout` seconds. Safe to call twice.
+
+        Those that run have the time to be tried once more, too.
+        """
         deadline = time.monotonic() + timeout
         with self._changed:
             self._draining = True
@@ -151,13 +154,15 @@ class RenderQueue:
             self._end(render, error=closing_error())
         with self._changed:
             while (
-                self._with_engine and (left := deadline - time.monotonic()) > 0 and self._thread is not None
+                (self._with_engine or self._waiting)
+                and (left := deadline - time.monotonic()) > 0
+                and self._thread is not None
             ):
                 self._changed.wait(left)
-            running = list(self._with_engine)
+            unfinished = [*self._with_engine, *self._in_order()]
             self._closed = True
             self._changed.notify_all()
-        for render in running:
+        for render in unfinished:
             self.cancel(render, closing_error())
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5)

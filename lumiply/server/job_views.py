@@ -66,8 +66,8 @@ def describe(site: Site, job_id: str) -> dict[str, Any]:
         record = JobRecord("", came, came)
     if early and not tickets:
         return _describe_early(site, job_id, record, [waiting.order for waiting in early])
-    recipe = tickets[0].render.recipe if tickets else record.asked if record.pending else None
-    recipe = recipe or record.recipe or record.asked
+    asked = record.asked if record.pending or record.failures else None
+    recipe = tickets[0].render.recipe if tickets else asked or record.recipe or record.asked
     steps = recipe.steps if recipe else 0
     elsewhere = not tickets and site.store.runs_elsewhere(record)
     colors: dict[str, dict[str, Any]] = {}

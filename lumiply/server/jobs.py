@@ -154,6 +154,8 @@ class Jobs:
         self._drop(self._claims.replace(order.job_id, recipe), ReplacedError())
         with self._store.locked(order.job_id):  # a write under way has ended
             there = self._store.colors_of(order.job_id, recipe) >= set(order.colors)
+            if there:
+                self._store.settle(order.job_id, recipe)
         if there:
             self._metrics.cache.labels("own").inc()
         return there

@@ -91,11 +91,21 @@ class _JsonErrorTask(ErrorTask):
         body = json.dumps(error_body(sentence.format(**figures), code, figures), ensure_ascii=False).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers += _cors(self.channel.server.cors_origins, self.request.headers.get("ORIGIN"))
         self.set_close_on_finish()
         self.content_length = len(body)
         method, path = (getattr(self.request, name, "") for name in ("command", "path"))
         self.channel.server.on_refused(Refusal(error.code, code, method, path, self.channel.addr[0]))
         self.write(body)
+
+
+def _cors(origins: Collection[str], origin: str | None) -> list[tuple[str, str]]:
+    """The headers that let a page of `origin` read an answer, if it is among `origins`; those of the application."""
+    if "*" in origins:
+        return [("Access-Control-Allow-Origin", "*")]
+    if origin is not None and origin in origins:
+        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
+    return []
 
 
 class _Request(HTTPRequestParser):
@@ -187,6 +197,7 @@ class _Server(TcpWSGIServer):
     upload_timeout_s = 120.0
     max_upload_mb = 32.0
     at_once: Collection[str] = ()
+    cors_origins: Collection[str] = ()
     on_refused: Callable[[Refusal], None]
     loop_thread: int | None = None
 
@@ -239,6 +250,7 @@ class WaitressLoop:
         max_upload_mb: float,
         upload_timeout_s: float,
         at_once: Collection[str] = (),
+        cors_origins: Collection[str] = (),
         on_refused: Callable[[Refusal], None] = lambda refusal: None,
     ) -> None:
         """Take over `listener`, bound and not yet listening; `start()` serves.
@@ -248,6 +260,7 @@ class WaitressLoop:
             upload_timeout_s: seconds in which a request must have arrived whole.
             at_once: paths that the application answers in a millisecond without waiting for anything; the loop
                 answers them itself, however many requests wait for a thread.
+            cors_origins: origins of pages that may read how a request was refused; "*": all.
             on_refused: told of each request that the application never sees.
         """
         adjustments = Adjustments(
@@ -272,6 +285,7 @@ class WaitressLoop:
             app, _sock=listener, dispatcher=dispatcher, adj=adjustments, sockinfo=info, bind_socket=False
         )
         self._server.at_once = at_once
+        self._server.cors_origins = cors_origins
         self._server.on_refused = on_refused
         self._server.upload_timeout_s = upload_timeout_s
         self._server.max_upload_mb = max_upload_mb

@@ -109,11 +109,24 @@ def _cors(origins: Collection[str], origin: str | None) -> list[tuple[str, str]]
 
 
 class _Request(HTTPRequestParser):
-    """A request that knows when its first byte came."""
+    """A request that knows when its first byte came. Blank lines before it, which old clients send, do not count."""
+
+    headers_finished: bool
+    header_plus: bytes
 
     def __init__(self, adj: Adjustments) -> None:
         super().__init__(adj)
         self.began = time.time()
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing of it has come yet."""
+        return not self.headers_finished and not self.header_plus.strip()
+
+    def received(self, data: bytes) -> int:
+        if self.is_blank:
+            self.began = time.time()
+        return int(super().received(data))
 
 
 class _Task(WSGITask):
@@ -131,7 +144,7 @@ class _Channel(HTTPChannel):
     parser_class = _Request
     task_class = _Task
     error_task_class = _JsonErrorTask
-    request: Any = None  # the one that is arriving
+    request: _Request | None = None  # the one that is arriving
     close_when_flushed: bool
     refused = False  # an error was answered before all had arrived
     is_urgent = False  # what has just come is to be answered by the loop itself
@@ -152,6 +165,8 @@ class _Channel(HTTPChannel):
     def service(self) -> None:
         self.refused = self.requests[0].error is not None
         super().service()
+        if (arriving := self.request) is not None:
+            arriving.began = time.time()  # it was not read meanwhile
 
     def readable(self) -> bool:
         return self.lingers_until is not None or bool(super().readable())
@@ -178,10 +193,10 @@ class _Channel(HTTPChannel):
             self.handle_close()
 
     def give_up(self, error: Error) -> None:
-        """Answer a request that has not arrived whole, and close."""
+        """Answer a request that has not arrived whole, after those before it, and close."""
         with self.requests_lock:
             request, self.request = self.request, None
-            if request is None or self.requests:
+            if request is None:
                 self.will_close = True
                 return
             if not request.headers_finished:
@@ -189,7 +204,15 @@ class _Channel(HTTPChannel):
                 request.command = request.path = ""
             request.error, request.completed = error, True
             self.requests.append(request)
-            self.server.add_task(self)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+
+    def is_late(self, now: float, limit_s: float) -> bool:
+        """Whether a request takes too long to arrive. Behind one that is being answered, nothing is read."""
+        request = self.request
+        return (
+            request is not None and not (self.requests or request.is_blank) and now - request.began > limit_s
+        )
 
 
 class _Server(TcpWSGIServer):
@@ -234,7 +257,7 @@ class _Server(TcpWSGIServer):
         for channel in list(self.active_channels.values()):
             if channel.lingers_until is not None and now > channel.lingers_until:
                 channel.will_close = True
-            elif (request := channel.request) is not None and now - request.began > self.upload_timeout_s:
+            elif channel.is_late(now, self.upload_timeout_s):
                 channel.give_up(_TooSlow(""))
 
 

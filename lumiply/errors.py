@@ -28,6 +28,7 @@
     |-- RenderError                render_failed   500
     |   |-- DeviceMemoryError      out_of_memory   500
     |   `-- StuckError             stuck           500
+    |-- OutdatedError              a render was planned for other weights than the engine has now
     `-- CancelledError             cancelled       409
         `-- ReplacedError          replaced        409
 
@@ -296,6 +297,12 @@ class StuckError(RenderError):
     """The engine made no progress, or its worker died, while this render was with it."""
 
     code = "stuck"
+
+
+class OutdatedError(LumiplyError):
+    """A render was planned for other weights than the engine has now; it can be planned anew. Not for clients."""
+
+    code = "outdated"
 
 
 class StorageFullError(LumiplyError):

@@ -53,9 +53,13 @@ class FakeRender:
     def finish(self) -> None:
         """Hand out the pictures, unless cancelled."""
         if self.future.set_running_or_notify_cancel():
-            if self.progress:
-                self.progress(Progress("denoise", 1, 2))
-                self.progress(Progress("done", 0, 0))
+            try:
+                if self.progress:
+                    self.progress(Progress("denoise", 1, 2))
+                    self.progress(Progress("done", 0, 0))
+            except Exception as error:
+                self.future.set_exception(error)
+                return
             self.future.set_result({color: paint(self.photo, color) for color in self.colors})
 
     def fail(self, error: BaseException) -> None:

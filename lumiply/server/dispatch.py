@@ -21,6 +21,7 @@ from lumiply.errors import (
     DeviceMemoryError,
     EngineClosedError,
     LumiplyError,
+    OutdatedError,
     RenderError,
     StuckError,
 )
@@ -140,7 +141,10 @@ class RenderQueue:
             rendering.cancel()
 
     def close(self, timeout: float) -> None:
-        """Refuse new renders and fail those that wait; give those that run `timeout` seconds. Safe to call twice."""
+        """Refuse new renders and fail those that wait; give those that run `timeout` seconds. Safe to call twice.
+
+        Those that run have the time to be tried once more, too.
+        """
         deadline = time.monotonic() + timeout
         with self._changed:
             self._draining = True
@@ -150,13 +154,15 @@ class RenderQueue:
             self._end(render, error=closing_error())
         with self._changed:
             while (
-                self._with_engine and (left := deadline - time.monotonic()) > 0 and self._thread is not None
+                (self._with_engine or self._waiting)
+                and (left := deadline - time.monotonic()) > 0
+                and self._thread is not None
             ):
                 self._changed.wait(left)
-            running = list(self._with_engine)
+            unfinished = [*self._with_engine, *self._in_order()]
             self._closed = True
             self._changed.notify_all()
-        for render in running:
+        for render in unfinished:
             self.cancel(render, closing_error())
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5)
@@ -213,9 +219,12 @@ class RenderQueue:
         def progress(now: Progress) -> None:
             if render.attempt == attempt:
                 self._last_progress = time.monotonic()
+                if now.stage != "queued" and render.state == "queued":
+                    self._require_as_planned(render)  # again: it may have waited for the engine
                 render.progress(now)
 
         try:
+            self._require_as_planned(render)
             colors = render.todo[0]
             future = engine.submit(
                 render.decoded(), colors, seed=recipe.seed, steps=recipe.steps, progress=progress, **more
@@ -230,6 +239,15 @@ class RenderQueue:
         if unwanted:
             future.cancel()
         future.add_done_callback(lambda future: self._came(render, attempt, future))
+
+    def _require_as_planned(self, render: Render) -> None:
+        """See that a render that begins will be what its recipe says.
+
+        Raises:
+            OutdatedError: the engine has other weights by now.
+        """
+        if (now := self._slot.info().fingerprint) != render.recipe.engine:
+            raise OutdatedError(f"planned for the weights {render.recipe.engine}, the engine has {now}")
 
     def _came(self, render: Render, attempt: int, future: Future[Pictures]) -> None:
         """Called by the engine when a part has ended, one way or the other."""

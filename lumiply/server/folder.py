@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
@@ -17,6 +18,8 @@ from lumiply.files import link_all, write_all, write_whole
 from lumiply.server.names import PUBLIC_NAMES, RECORD_NAME, SHEET_NAME, is_job_id, require_job_id
 from lumiply.server.record import JobRecord, Recipe
 from lumiply.server.storage import OpenFile, Stock
+
+log = logging.getLogger(__name__)
 
 
 class FolderStorage:
@@ -44,13 +47,14 @@ class FolderStorage:
     def prepare(self) -> None:
         """See `Storage.prepare`: unfinished files go, and those that no record names."""
         for job_id in list(self._job_ids()):
-            folder = self.folder(job_id)
-            self._sweep_parts(folder)
             record = self._parsed(job_id)
-            if record is None:
-                continue  # not ours, or of another version: left as it is
-            self.discard(job_id, record.recipe, PUBLIC_NAMES - set(record.files) - {SHEET_NAME})
-            if record.recipe is not None and record.files:
+            try:
+                self._sweep_parts(self.folder(job_id))
+                if record is not None:  # else not ours, or of another version: left as it is
+                    self.discard(job_id, record.recipe, PUBLIC_NAMES - set(record.files) - {SHEET_NAME})
+            except OSError as exc:
+                log.warning("job %s: what a crash left was not removed: %s", job_id, exc)
+            if record is not None and record.recipe is not None and record.files:
                 self.remember(job_id, record.recipe)
 
     def record(self, job_id: str) -> bytes:

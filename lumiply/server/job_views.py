@@ -13,19 +13,14 @@ from lumiply.server.names import PHOTO_NAME, output_name, require_job_id
 from lumiply.server.order import Order
 from lumiply.server.record import Failure, JobRecord, now_iso
 from lumiply.server.render import Ticket
-from lumiply.server.site import Site, current_site
+from lumiply.server.site import Site, current_site, guard
 from lumiply.server.store import interrupted
 
 jobs = Blueprint("jobs", __name__)
+jobs.before_request(guard)
 
 #: What a whole job is called: the first of these that any of its colours is.
 _PRECEDENCE = ("running", "queued", "failed", "cancelled", "completed")
-
-
-@jobs.before_request
-def authorize() -> None:
-    """Nobody without the token gets further."""
-    current_site().authorize()
 
 
 @jobs.get("/jobs/<job_id>")
@@ -66,8 +61,8 @@ def describe(site: Site, job_id: str) -> dict[str, Any]:
         record = JobRecord("", came, came)
     if early and not tickets:
         return _describe_early(site, job_id, record, [waiting.order for waiting in early])
-    recipe = tickets[0].render.recipe if tickets else record.asked if record.pending else None
-    recipe = recipe or record.recipe or record.asked
+    asked = record.asked if record.pending or record.failures else None
+    recipe = tickets[0].render.recipe if tickets else asked or record.recipe or record.asked
     steps = recipe.steps if recipe else 0
     elsewhere = not tickets and site.store.runs_elsewhere(record)
     colors: dict[str, dict[str, Any]] = {}

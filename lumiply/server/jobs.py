@@ -17,7 +17,14 @@ from typing import Any, Final
 
 from PIL import Image
 
-from lumiply.errors import BusyError, CancelledError, RenderTimeoutError, ReplacedError, StorageFullError
+from lumiply.errors import (
+    BusyError,
+    CancelledError,
+    OutdatedError,
+    RenderTimeoutError,
+    ReplacedError,
+    StorageFullError,
+)
 from lumiply.images import encode_png, read_photo
 from lumiply.server.claims import Claims
 from lumiply.server.dispatch import RenderQueue, closing_error
@@ -75,17 +82,13 @@ class Jobs:
                 seat.enter_context(self._seat())
                 early = seat.enter_context(self._early.added(order))
                 self._wait_for_engine(early, deadline)
-            recipe, wanted = order.plan(self._slot.info(), self._settings)
+            recipe, _ = order.plan(self._slot.info(), self._settings)
             if self._answer_from_disk(order, recipe):
                 return
             if not loading:
                 seat.enter_context(self._seat())
-            while tickets := self._tickets(order, recipe, wanted):
-                self._wait(tickets, timeout, deadline)
-                if self._store.colors_of(order.job_id, recipe) >= set(order.colors):
-                    return
-                if not self.activity(order.job_id):
-                    raise ReplacedError  # done, and taken over or removed since
+            while not self._rendered(order, timeout, deadline):
+                pass
 
     def activity(self, job_id: str) -> list[Ticket]:
         """What is under way for a job."""
@@ -118,6 +121,19 @@ class Jobs:
         self._queue.close(timeout)
         self._publisher.close()
 
+    def _rendered(self, order: Order, timeout: float, deadline: float) -> bool:
+        """Bring what the order lacks, by the weights that the engine has now; False if it has others meanwhile."""
+        recipe, wanted = order.plan(self._slot.info(), self._settings)
+        with contextlib.suppress(OutdatedError):
+            while tickets := self._tickets(order, recipe, wanted):
+                self._wait(tickets, timeout, deadline)
+                if self._store.colors_of(order.job_id, recipe) >= set(order.colors):
+                    break
+                if not self.activity(order.job_id):
+                    raise ReplacedError  # done, and taken over or removed since
+            return True
+        return False
+
     # From an order to tickets
 
     @contextlib.contextmanager
@@ -138,6 +154,8 @@ class Jobs:
         self._drop(self._claims.replace(order.job_id, recipe), ReplacedError())
         with self._store.locked(order.job_id):  # a write under way has ended
             there = self._store.colors_of(order.job_id, recipe) >= set(order.colors)
+            if there:
+                self._store.settle(order.job_id, recipe)
         if there:
             self._metrics.cache.labels("own").inc()
         return there

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -63,18 +66,23 @@ class PinnedSender:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+        deadline = time.monotonic() + self._timeout
         connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
-        connection.sock = self._connect(host, port, secure)
+        connection.sock = stream = self._connect(host, port, secure)
         try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("POST", target, body, {**headers, "Connection": "close"})
-            return int(connection.getresponse().status)  # a redirect is an answer like any other
+            with _cut_off(stream, deadline):
+                if isinstance(stream, ssl.SSLSocket):
+                    stream.do_handshake()
+                target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+                connection.request("POST", target, body, {**headers, "Connection": "close"})
+                return int(connection.getresponse().status)  # a redirect is an answer like any other
         except http.client.HTTPException as exc:
             raise OSError(f"no HTTP answer: {type(exc).__name__}") from exc
         finally:
             connection.close()
 
     def _connect(self, host: str, port: int, secure: bool) -> socket.socket:
+        """A connection; where it is to be secure, all but the handshake."""
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         address = str(found[0][4][0])
         check_address(address, self._allow_private)
@@ -82,7 +90,38 @@ class PinnedSender:
         if not secure:
             return stream
         try:
-            return ssl.create_default_context().wrap_socket(stream, server_hostname=host)
+            context = ssl.create_default_context()
+            return context.wrap_socket(stream, server_hostname=host, do_handshake_on_connect=False)
         except BaseException:
             stream.close()
             raise
+
+
+@contextlib.contextmanager
+def _cut_off(stream: socket.socket, deadline: float) -> Iterator[None]:
+    """Whatever the block does with a connection ends by the deadline: a socket's own limit is one for each read.
+
+    Raises:
+        TimeoutError: it had to be cut off.
+    """
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with contextlib.suppress(OSError):  # closed already
+            socket.socket.shutdown(stream, socket.SHUT_RDWR)  # of TLS, too, what lies beneath
+
+    timer = threading.Timer(deadline - time.monotonic(), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as exc:
+        if late.is_set():
+            raise TimeoutError("timed out") from exc
+        raise
+    finally:
+        timer.cancel()
+        timer.join()  # after this, nothing is shut that somebody else opened since
+    if late.is_set():  # half an answer may look like one
+        raise TimeoutError("timed out")

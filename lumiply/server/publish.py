@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from lumiply.errors import CancelledError, LumiplyError, ReplacedError, StorageFullError
+from lumiply.errors import CancelledError, LumiplyError, OutdatedError, ReplacedError, StorageFullError
 from lumiply.images import encode_jpeg
 from lumiply.server.claims import Claims
 from lumiply.server.metrics import Metrics
@@ -38,7 +38,7 @@ class Publisher:
     def finish(self, tickets: Iterable[Ticket], error: BaseException | None) -> None:
         """Write down why tickets failed, if they did, and wake those who wait."""
         live = [ticket for ticket in tickets if ticket.is_live]
-        if error is not None and not isinstance(error, ReplacedError):
+        if error is not None and not isinstance(error, (ReplacedError, OutdatedError)):
             code = error.code if isinstance(error, LumiplyError) else "internal_error"
             for ticket in live:
                 why = Failure(code, sentence_of(error))

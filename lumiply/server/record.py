@@ -59,9 +59,9 @@ class JobRecord:
         created, updated: ISO 8601, UTC.
         recipe: what made the stored files; None while there are none.
         files: the stored public files by name, with their sizes in bytes.
-        asked: the recipe of what is under way, and
-        pending: its colours that have neither come nor failed.
-        failures: by colour, of the last recipe asked for.
+        asked: the last recipe asked for;
+        pending: its colours that have neither come nor failed, and
+        failures: its colours that failed, with the reasons.
         begun: ISO 8601, UTC: when colours were last put under way, and
         server: by which server.
     """

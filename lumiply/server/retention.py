@@ -36,6 +36,7 @@ class Sweeper:
         """`days` and `gigabytes` (1e9 bytes) are the limits; 0 is none."""
         self._store, self._metrics, self._is_active = store, metrics, is_active
         self._seconds, self._bytes = days * 86_400, gigabytes * 1e9
+        self._stay: set[str] = set()  # jobs that could not be removed
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -73,10 +74,20 @@ class Sweeper:
             too_much = self._bytes and total > self._bytes
             if not too_old and not too_much:
                 break
-            if self._store.remove(stock.job_id, unless=functools.partial(self._runs, stock.job_id)):
+            if self._remove(stock.job_id):
                 total -= stock.size
                 gone.append(stock.job_id)
         return gone
+
+    def _remove(self, job_id: str) -> bool:
+        """Remove a job unless something is under way for it; whether it is gone. One that stays is told of once."""
+        try:
+            return self._store.remove(job_id, unless=functools.partial(self._runs, job_id))
+        except OSError as exc:
+            if job_id not in self._stay:
+                self._stay.add(job_id)
+                log.warning("job %s stays beyond its time, remove it by hand: %s", job_id, exc)
+            return False
 
     def close(self) -> None:
         """Stop. Safe to call twice."""

@@ -72,13 +72,14 @@ class Service:
 
         Raises:
             AddressError: the port is in use.
-            TunnelError: no public address; nothing listens then.
+            TunnelError: no public address.
+            Whatever is raised, nothing listens then, and no thread is left.
         """
-        self._site.open()
-        if self.slot.engine is not None:
-            heap.settle()
-        self._server.start()
         try:
+            self._site.open()
+            if self.slot.engine is not None:
+                heap.settle()
+            self._server.start()
             public_url = self._tunnel.open(self._server.port)
         except BaseException:
             self.close()

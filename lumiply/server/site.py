@@ -167,3 +167,13 @@ def find_site(app: object) -> Site | None:
 def current_site() -> Site:
     """The site that answers the current request."""
     return site_of(current_app)
+
+
+def guard() -> None:
+    """Let nobody without the token get further, but for a browser that asks, without one, whether a page may call.
+
+    Raises:
+        UnauthorizedError: the current request does not carry it.
+    """
+    if request.method != "OPTIONS":
+        current_site().authorize()

@@ -37,7 +37,7 @@ class EngineSlot:
         """`build` makes another engine, should this one have to be replaced."""
         self._engine = engine
         self._build = build
-        self._info = engine.info if engine is not None else None
+        self._former: EngineInfo | None = None  # what the last engine said of itself when it had to go
         self._error: BaseException | None = None
         self._reason = ""
         self._restarts: deque[float] = deque()
@@ -93,21 +93,24 @@ class EngineSlot:
         raise LoadingError
 
     def info(self) -> EngineInfo:
-        """What runs here, or ran until it had to be replaced a moment ago.
+        """What runs here, as it is now, or ran until it had to be replaced a moment ago.
 
         Raises:
             LoadingError, EngineClosedError: as `get`, if nothing ever ran.
         """
-        if self._info is None or self.state == "failed":
-            return self.get().info
-        return self._info
+        engine = self._engine
+        if engine is not None:
+            return engine.info
+        if self._former is not None and self.state != "failed":
+            return self._former
+        return self.get().info
 
     def put(self, engine: Engine) -> None:
         """Fill the slot."""
         with self._lock:
             closed = self._closed
             if not closed:
-                self._engine, self._info = engine, engine.info
+                self._engine = engine
                 self._settled.set()
                 if not self._first.done():
                     self._first.set_result(engine.info)
@@ -157,7 +160,7 @@ class EngineSlot:
         with self._lock:
             if self._engine is not engine or self._closed:
                 return
-            self._engine, self._reason = None, reason
+            self._engine, self._former, self._reason = None, engine.info, reason
             now = time.monotonic()
             self._restarts.append(now)
             while now - self._restarts[0] > RESTARTS_WITHIN_S:

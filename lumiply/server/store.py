@@ -142,6 +142,14 @@ class JobStore:
             self._save(record)
             return True
 
+    def settle(self, job_id: str, recipe: Recipe) -> None:
+        """Write down, as far as the storage lets, that what a job has by `recipe` is what was asked for last."""
+        with self.locked(job_id), contextlib.suppress(OSError, LumiplyError):
+            record = self.record(job_id)
+            if record is not None and record.asked != recipe:
+                record.asked, record.pending, record.failures = recipe, (), {}
+                self._save(record)
+
     def publish(
         self,
         job_id: str,

@@ -82,7 +82,11 @@ class FlaskServerThread:
         """What is known of our own application, and of no other."""
         if self._site is None:
             return {}
-        return {"at_once": AT_ONCE, "on_refused": functools.partial(note_refusal, self._site)}
+        return {
+            "at_once": AT_ONCE,
+            "cors_origins": self._settings.cors_origins,
+            "on_refused": functools.partial(note_refusal, self._site),
+        }
 
     def stop_accepting(self) -> None:
         """Free the port; requests under way go on. Safe to call twice, and before `shutdown`."""

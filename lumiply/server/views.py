@@ -14,9 +14,10 @@ from lumiply.engine.protocol import LARGEST_SEED, MOST_STEPS
 from lumiply.errors import InvalidFieldError, MissingFieldError
 from lumiply.server.names import PHOTO_NAME, is_job_id, output_name, require_job_id
 from lumiply.server.order import Order
-from lumiply.server.site import Site, current_site
+from lumiply.server.site import Site, current_site, guard
 
 process = Blueprint("process", __name__)
+process.before_request(guard)
 
 #: In the WSGI environment: when the request's first byte came, in seconds since 1970. Our server sets it.
 BEGAN: Final = "lumiply.began"
@@ -73,12 +74,6 @@ class ProcessRequest:
         if callback_url:
             site.callbacks.check(callback_url)
         return cls(order, callback_url)
-
-
-@process.before_request
-def authorize() -> None:
-    """Nobody without the token gets further."""
-    current_site().authorize()
 
 
 @process.post("/process")

@@ -91,6 +91,7 @@ class _JsonErrorTask(ErrorTask):
         body = json.dumps(error_body(sentence.format(**figures), code, figures), ensure_ascii=False).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers += _cors(self.channel.server.cors_origins, self.request.headers.get("ORIGIN"))
         self.set_close_on_finish()
         self.content_length = len(body)
         method, path = (getattr(self.request, name, "") for name in ("command", "path"))
@@ -98,12 +99,34 @@ class _JsonErrorTask(ErrorTask):
         self.write(body)
 
 
+def _cors(origins: Collection[str], origin: str | None) -> list[tuple[str, str]]:
+    """The headers that let a page of `origin` read an answer, if it is among `origins`; those of the application."""
+    if "*" in origins:
+        return [("Access-Control-Allow-Origin", "*")]
+    if origin is not None and origin in origins:
+        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
+    return []
+
+
 class _Request(HTTPRequestParser):
-    """A request that knows when its first byte came."""
+    """A request that knows when its first byte came. Blank lines before it, which old clients send, do not count."""
+
+    headers_finished: bool
+    header_plus: bytes
 
     def __init__(self, adj: Adjustments) -> None:
         super().__init__(adj)
         self.began = time.time()
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing of it has come yet."""
+        return not self.headers_finished and not self.header_plus.strip()
+
+    def received(self, data: bytes) -> int:
+        if self.is_blank:
+            self.began = time.time()
+        return int(super().received(data))
 
 
 class _Task(WSGITask):
@@ -121,7 +144,7 @@ class _Channel(HTTPChannel):
     parser_class = _Request
     task_class = _Task
     error_task_class = _JsonErrorTask
-    request: Any = None  # the one that is arriving
+    request: _Request | None = None  # the one that is arriving
     close_when_flushed: bool
     refused = False  # an error was answered before all had arrived
     is_urgent = False  # what has just come is to be answered by the loop itself
@@ -142,6 +165,8 @@ class _Channel(HTTPChannel):
     def service(self) -> None:
         self.refused = self.requests[0].error is not None
         super().service()
+        if (arriving := self.request) is not None:
+            arriving.began = time.time()  # it was not read meanwhile
 
     def readable(self) -> bool:
         return self.lingers_until is not None or bool(super().readable())
@@ -168,10 +193,10 @@ class _Channel(HTTPChannel):
             self.handle_close()
 
     def give_up(self, error: Error) -> None:
-        """Answer a request that has not arrived whole, and close."""
+        """Answer a request that has not arrived whole, after those before it, and close."""
         with self.requests_lock:
             request, self.request = self.request, None
-            if request is None or self.requests:
+            if request is None:
                 self.will_close = True
                 return
             if not request.headers_finished:
@@ -179,7 +204,15 @@ class _Channel(HTTPChannel):
                 request.command = request.path = ""
             request.error, request.completed = error, True
             self.requests.append(request)
-            self.server.add_task(self)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+
+    def is_late(self, now: float, limit_s: float) -> bool:
+        """Whether a request takes too long to arrive. Behind one that is being answered, nothing is read."""
+        request = self.request
+        return (
+            request is not None and not (self.requests or request.is_blank) and now - request.began > limit_s
+        )
 
 
 class _Server(TcpWSGIServer):
@@ -187,6 +220,7 @@ class _Server(TcpWSGIServer):
     upload_timeout_s = 120.0
     max_upload_mb = 32.0
     at_once: Collection[str] = ()
+    cors_origins: Collection[str] = ()
     on_refused: Callable[[Refusal], None]
     loop_thread: int | None = None
 
@@ -223,7 +257,7 @@ class _Server(TcpWSGIServer):
         for channel in list(self.active_channels.values()):
             if channel.lingers_until is not None and now > channel.lingers_until:
                 channel.will_close = True
-            elif (request := channel.request) is not None and now - request.began > self.upload_timeout_s:
+            elif channel.is_late(now, self.upload_timeout_s):
                 channel.give_up(_TooSlow(""))
 
 
@@ -239,6 +273,7 @@ class WaitressLoop:
         max_upload_mb: float,
         upload_timeout_s: float,
         at_once: Collection[str] = (),
+        cors_origins: Collection[str] = (),
         on_refused: Callable[[Refusal], None] = lambda refusal: None,
     ) -> None:
         """Take over `listener`, bound and not yet listening; `start()` serves.
@@ -248,6 +283,7 @@ class WaitressLoop:
             upload_timeout_s: seconds in which a request must have arrived whole.
             at_once: paths that the application answers in a millisecond without waiting for anything; the loop
                 answers them itself, however many requests wait for a thread.
+            cors_origins: origins of pages that may read how a request was refused; "*": all.
             on_refused: told of each request that the application never sees.
         """
         adjustments = Adjustments(
@@ -272,6 +308,7 @@ class WaitressLoop:
             app, _sock=listener, dispatcher=dispatcher, adj=adjustments, sockinfo=info, bind_socket=False
         )
         self._server.at_once = at_once
+        self._server.cors_origins = cors_origins
         self._server.on_refused = on_refused
         self._server.upload_timeout_s = upload_timeout_s
         self._server.max_upload_mb = max_upload_mb

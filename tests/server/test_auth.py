@@ -148,6 +148,24 @@ def test_job_pages_name_signed_addresses(signed: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/process"), ("GET", "/jobs/a"), ("DELETE", "/jobs/a"), ("GET", "/metrics")]
+)
+def test_a_browser_may_ask_without_the_token_whether_a_page_may_bring_it(
+    guarded: FlaskClient, method: str, path: str
+) -> None:
+    asked = {
+        "Origin": "https://a.example",
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization",
+    }
+    answer = guarded.options(path, headers=asked)
+    assert answer.status_code == 200 and not answer.data
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.headers["Access-Control-Allow-Headers"] == "authorization"
+    assert method in answer.headers["Access-Control-Allow-Methods"]
+
+
+@pytest.mark.parametrize(
     ("origins", "allowed"),
     [("*", "*"), ("https://a.example", "https://a.example"), ("https://b.example", None), ("", None)],
 )

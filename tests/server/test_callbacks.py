@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import http.server
 import re
@@ -203,3 +204,25 @@ def test_what_answers_nothing_is_an_os_error_within_the_time_limit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(OSError, match="timed out"):
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         PinnedSender(allow_private=True, timeout=0.05).post(url, b"{}", {})
+
+
+def test_an_answer_that_trickles_is_cut_off_at_the_time_limit() -> None:
+    ended = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300:
+                connection.sendall(bytes([byte]))
+                if ended.wait(0.01):
+                    return
+            connection.sendall(b"\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(TimeoutError):
+            PinnedSender(allow_private=True, timeout=0.2).post(url, b"{}", {})
+        ended.set()
+        thread.join()

@@ -31,7 +31,7 @@ from lumiply.server.render import Render
 from lumiply.server.slot import MOST_RESTARTS, EngineSlot
 from tests.fakes import INFO, PATIENCE_S, FakeEngine, wait_until
 
-RECIPE = Recipe(photo="p", seed=1, steps=2, preset="", jpeg_quality=95, engine="e")
+RECIPE = Recipe(photo="p", seed=1, steps=2, preset="", jpeg_quality=95, engine=INFO.fingerprint)
 
 
 def render(job_id: str = "a", colors: tuple[str, ...] = ("red",), red: int = 0) -> Render:
@@ -336,6 +336,43 @@ def test_closing_gives_what_runs_its_time_and_fails_the_rest(
         manual.renders[1].finish()
         closing.result(PATIENCE_S)
     assert made[0].result.result(0) and made[1].result.result(0)
+
+
+def test_what_is_put_back_while_it_closes_is_finished_within_the_time(
+    manual: FakeEngine, make_queue: Callable[..., RenderQueue]
+) -> None:
+    queue, made = make_queue(manual), render(colors=("red", "blue"))
+    queue.add(made)
+    manual.wait_for(1).fail(DeviceMemoryError("x"))
+    manual.wait_for(2)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(queue.close, PATIENCE_S)
+        wait_until(lambda: queue.is_draining)
+        manual.renders[1].finish()
+        manual.wait_for(3).finish()
+        closing.result(PATIENCE_S)
+    assert set(made.result.result(0)) == {"red", "blue"}
+
+
+def test_what_is_put_back_while_it_closes_ends_with_the_time(
+    manual: FakeEngine, make_queue: Callable[..., RenderQueue]
+) -> None:
+    may_build = threading.Event()
+
+    def build() -> FakeEngine:
+        assert may_build.wait(PATIENCE_S)
+        return FakeEngine()
+
+    queue, made = make_queue(EngineSlot(manual, build=build), stuck_after_s=0.4), render()
+    queue.add(made)
+    manual.wait_for(1)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(queue.close, 0.5)
+        wait_until(lambda: queue.is_draining)
+        manual.alive = False
+        closing.result(PATIENCE_S)
+    assert isinstance(made.result.exception(0), EngineClosedError)
+    may_build.set()
 
 
 def test_closing_with_no_time_cancels_what_runs(

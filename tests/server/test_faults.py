@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -131,6 +132,34 @@ def test_a_request_that_does_not_arrive_in_time_is_answered_408(
             answer = stream.read()
     assert b" 408 " in answer.splitlines()[0]
     assert json.loads(answer.splitlines()[-1])["code"] == "request_timeout"
+
+
+def test_blank_lines_behind_a_request_are_no_other_that_arrives_too_slowly(
+    make_app: Callable[..., Flask], settings: Settings
+) -> None:
+    engine = FakeEngine(manual=True)
+    app = make_app(engine, settings.replace(upload_timeout_s=1))
+    kind, body = sending.encode_form({"job_id": "a", "color": "red"}, "image", "a.png", photo_bytes())
+    headers = {"Content-Type": kind, "Content-Length": str(len(body))}
+    with FlaskServerThread(app, "127.0.0.1", 0) as server:
+        assert server._loop is not None
+        loop = server._loop._server
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request("POST", "/process", body + b"\r\n", headers)  # as old clients do
+        connection.auto_open = 0  # all goes over this one
+        engine.wait_for(1)
+        (channel,) = loop.active_channels.values()
+        assert channel.request.is_blank
+        loop.maintenance(time.time() + 30)
+        client.fetch(f"{server.url}/health")  # the loop has been round
+        engine.renders[0].finish()
+        answer = connection.getresponse()
+        assert answer.status == 200 and answer.read()
+        wait_until(lambda: not channel.requests)
+        loop.maintenance(time.time() + 30)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        connection.close()
 
 
 def test_the_deadline_counts_from_the_first_byte_of_the_upload(

@@ -127,6 +127,33 @@ def test_an_interrupted_job_says_so_and_renders_again_when_asked(
     site_of(first).close(0)
 
 
+def test_a_job_that_went_back_to_its_stored_photo_is_completed(
+    make_app: Callable[..., Flask], manual: FakeEngine, pool: ThreadPoolExecutor
+) -> None:
+    app = make_app(manual)
+    first = later(pool, app, image=photo_bytes(10))
+    manual.wait_for(1).finish()
+    assert first.result(DEADLINE).status_code == 200
+    other = later(pool, app, image=photo_bytes(20))
+    manual.wait_for(2)
+    assert post(app.test_client(), image=photo_bytes(10)).status_code == 200  # from the disk
+    assert other.result(DEADLINE).json["code"] == "replaced"
+    assert job(app)["state"] == "completed"
+
+
+def test_a_job_whose_last_photo_failed_shows_no_pictures_of_the_former(
+    app: Flask, engine: FakeEngine
+) -> None:
+    client = app.test_client()
+    post(client, image=photo_bytes(10))
+    engine.error = RuntimeError("x")
+    assert post(client, image=photo_bytes(20)).status_code == 500
+    assert job(app)["state"] == "failed"
+    assert {color["image_url"] for color in job(app)["colors"].values()} == {None}
+    assert post(client, image=photo_bytes(10)).status_code == 200  # from the disk
+    assert job(app)["state"] == "completed"
+
+
 @pytest.mark.parametrize("method", ["get", "delete"])
 def test_unknown_jobs_are_404_and_bad_names_400(app: Flask, method: str) -> None:
     client = app.test_client()

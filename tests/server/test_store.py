@@ -128,6 +128,17 @@ def test_opening_sweeps_leftovers_and_leaves_folders_that_are_not_ours(store: Jo
     assert (old / output_name("red")).read_bytes() == b"old"
 
 
+def test_a_job_whose_leftovers_cannot_be_removed_does_not_keep_others_from_being_known(
+    store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for job_id in ("a", "b", "c"):
+        store.publish(job_id, replace(RECIPE, photo=job_id), FILES)
+        (folder_of(store, job_id) / ".off.png.x.part").mkdir()  # which no file's removal removes
+    files = reopened(store).files
+    assert [files.makers(replace(RECIPE, photo=job_id)) for job_id in "abc"] == [{"a"}, {"b"}, {"c"}]
+    assert len(caplog.messages) == 3 and "job a: what a crash left was not removed" in min(caplog.messages)
+
+
 def test_another_job_takes_over_what_is_there_without_copying(store: JobStore) -> None:
     store.publish("a", RECIPE, FILES)
     again = reopened(store)
@@ -220,6 +231,27 @@ def test_the_oldest_go_first_and_never_a_running_one(
     assert sorted(sweeper.sweep()) == sorted(gone)
     left = {path.name for path in store.files.root.iterdir()}
     assert left == {"d1", "d2", "d3", "d4", "not-ours"} - set(gone)
+
+
+def test_a_job_that_cannot_be_removed_keeps_no_other_and_is_told_of_once(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for age in (1, 3, 4):
+        aged(store, f"d{age}", age)
+    remove = store.files.remove
+
+    def refuse(job_id: str) -> None:
+        if job_id == "d4":
+            raise PermissionError("somebody else's")
+        remove(job_id)
+
+    monkeypatch.setattr(store.files, "remove", refuse)
+    sweeper = Sweeper(store, Metrics(), lambda job_id: False, days=2, gigabytes=0)
+    assert (sweeper.sweep(), sweeper.sweep()) == (["d3"], [])
+    assert {path.name for path in store.files.root.iterdir()} == {"d1", "d4"}
+    assert [message for message in caplog.messages if "d4" in message] == [
+        "job d4 stays beyond its time, remove it by hand: somebody else's"
+    ]
 
 
 def test_what_several_jobs_share_takes_its_space_once(store: JobStore) -> None:

@@ -133,6 +133,26 @@ def test_a_body_over_the_limit_is_answered_not_cut_off(
         client.process(server.url, big, "job", "red")
 
 
+@pytest.mark.parametrize(
+    ("origins", "allowed"),
+    [("*", b"*"), ("https://a.example", b"https://a.example"), ("https://b.example", None), ("", None)],
+)
+def test_pages_that_may_call_can_read_what_never_reaches_the_application(
+    make_app: Callable[..., Flask], settings: Settings, origins: str, allowed: bytes | None
+) -> None:
+    app = make_app(FakeEngine(), settings.replace(cors_origins=origins, max_upload_mb=1))
+    with FlaskServerThread(app, "127.0.0.1", 0) as server:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        with connection, connection.makefile("rb") as stream:
+            connection.sendall(
+                b"POST /process HTTP/1.1\r\nOrigin: https://a.example\r\nContent-Length: 3000000\r\n\r\n"
+            )
+            head = stream.read().partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert head[0] == b"HTTP/1.1 413 Request Entity Too Large"
+    found = [line.partition(b": ")[2] for line in head if line.startswith(b"Access-Control-Allow-Origin")]
+    assert found == ([] if allowed is None else [allowed])
+
+
 @pytest.mark.parametrize("sent", [b"garbage\r\n\r\n", b"GET " + b"/x" * 40_000 + b" HTTP/1.1\r\n\r\n"])
 def test_what_is_not_http_is_answered_as_json(app: Flask, sent: bytes) -> None:
     with FlaskServerThread(app, "127.0.0.1", 0) as server:

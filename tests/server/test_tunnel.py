@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,16 @@ def test_a_port_in_use_opens_no_tunnel(settings: Settings) -> None:
         with pytest.raises(AddressError):
             Service(settings.replace(port=port), FakeEngine(), tunnel).start()
         assert tunnel.port is None
+
+
+def test_a_start_that_fails_leaves_nothing_running(settings: Settings) -> None:
+    with Service(settings, FakeEngine()) as first:
+        port = int(first.url.rpartition(":")[2])
+        threads = set(threading.enumerate())
+        second = Service(settings.replace(port=port), FakeEngine())
+        with pytest.raises(AddressError):
+            second.start()
+        assert set(threading.enumerate()) <= threads
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,26 @@ class _Connection:
         self._thread = ThreadPoolExecutor(1, "lumiply-ray")
         self._users = 0
         self._started_here = False
+        self._opened_with: tuple[str | None] | None = None  # the address; None where others opened it
 
     def open(self, address: str | None) -> None:
+        """Connect, or share the connection that there is.
+
+        Raises:
+            SettingsError: no cluster answers there, or the connection leads to another one.
+            EngineClosedError: Ray could not be started.
+        """
         with self._lock:
             if self._users == 0 and not ray.is_initialized():
                 self._thread.submit(self._connect, address).result()
-                self._started_here = address is None
+                self._started_here, self._opened_with = address is None, (address,)
+            elif self._opened_with is not None and self._opened_with != (address,):
+                here, there = self._opened_with[0] or "of its own", address or "one of its own"
+                raise SettingsError(
+                    f"this process is connected to the Ray cluster {here}, and can be to one only; asked for was"
+                    f" {there}. Start the process anew (in a notebook, restart the kernel), or set"
+                    " LUMIPLY_RAY_ADDRESS as it was."
+                )
             self._users += 1
 
     def _connect(self, address: str | None) -> None:
@@ -147,7 +161,7 @@ def connect(settings: Settings, load: Callable[[], Engine] | None = None) -> Ray
         load: loads a replica's engine; from the settings by default.
 
     Raises:
-        SettingsError: no cluster answers, or it has no GPU and one is asked for.
+        SettingsError: no cluster answers, it has no GPU and one is asked for, or the process is connected to another.
         EngineClosedError: Ray could not be started, or no replica brought up.
     """
     _connection.open(settings.ray_address)

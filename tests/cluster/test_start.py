@@ -45,6 +45,27 @@ def test_ray_that_does_not_start_is_told_with_the_next_step(tries):
     assert len(tries) == 1
 
 
+def test_a_process_that_is_connected_to_one_cluster_refuses_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lumiply.cluster.start import _Connection
+
+    joined: list[str | None] = []
+    monkeypatch.setattr("lumiply.cluster.start.ray.is_initialized", lambda: bool(joined))
+    connection = _Connection()
+    monkeypatch.setattr(connection, "_connect", joined.append)
+    connection.open("10.0.0.1:6379")
+    connection.open("10.0.0.1:6379")
+    for _ in range(2):
+        with pytest.raises(
+            SettingsError, match=r"connected to the Ray cluster 10\.0\.0\.1:6379.*10\.0\.0\.2:6379"
+        ):
+            connection.open("10.0.0.2:6379")
+        connection.close()
+    with pytest.raises(SettingsError, match="asked for was one of its own. Start the process anew"):
+        connection.open(None)  # what it joined goes on, and so does its connection
+    connection.open("10.0.0.1:6379")
+    assert joined == ["10.0.0.1:6379"]
+
+
 def test_a_cluster_that_does_not_answer_is_named(tries):
     from lumiply.cluster.start import _Connection
 

@@ -24,7 +24,14 @@ from lumiply.commands.relight import folders_for
 from lumiply.demo import find_sample
 from lumiply.doctor import examine
 from lumiply.engine.protocol import Engine
-from lumiply.errors import AddressError, FetchError, ImageError, ImageTooLargeError, UserError
+from lumiply.errors import (
+    AddressError,
+    FetchError,
+    ImageError,
+    ImageTooLargeError,
+    RemoteError,
+    UserError,
+)
 from lumiply.files import write_whole
 from lumiply.hub import Hub, fetch_all
 from lumiply.images import encode_png, read_photo
@@ -188,18 +195,17 @@ def watch(service: Service, seconds: float = 0, every: float = 2.0) -> None:
 
 
 def status(service: Service) -> str:
-    """The server's state in a few lines, as it tells it itself: address, queue, last renders, memory.
-
-    Raises:
-        RemoteError: it does not answer.
-    """
+    """The server's state in a few lines, as it tells it itself: address, queue, last renders, memory."""
     if service not in _services:
         return (
             "서버가 꺼져 있습니다. 엔진 셀부터 다시 실행하세요"
             " · The server has stopped: run again from the engine's cell"
         )
     lines = [f"{'address':9} {service.public_url}"]
-    found = client.Client(service.url).health()
+    try:
+        found = client.Client(service.url).health()
+    except RemoteError as exc:  # it may answer the next time
+        found = {"engine": str(exc)}
     if queue := found.get("queue"):
         lines.append(f"{'engine':9} {found['model']} · {found['device']} · {found['precision']}")
         lines.append(f"{'queue':9} {queue['length']} of {queue['limit']}")

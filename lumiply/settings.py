@@ -220,11 +220,11 @@ class Settings:
             try:
                 value = kind.read(given)
             except (ValueError, TypeError, KeyError, OverflowError) as exc:
-                secret = field.metadata["secret"]
+                hidden = field.metadata["secret"] or "@" in str(given)  # a password may stand before it
                 raise SettingsError(
-                    f"{field.name} must be {kind.limit}, not {'the given value' if secret else repr(given)}."
+                    f"{field.name} must be {kind.limit}, not {'the given value' if hidden else repr(given)}."
                     f" Change it, or unset {PREFIX}{field.name.upper()} for {field.default!r}."
-                ) from (None if secret else exc)  # a traceback shows its cause, which quotes the value
+                ) from (None if hidden else exc)  # a traceback shows its cause, which quotes the value
             object.__setattr__(self, field.name, value)
         _refuse_contradictions(self)
 

@@ -110,7 +110,14 @@ class NgrokTunnel:
         _keep_out_of_log(self._authtoken)
         self.close()
         end_orphans()
-        self._config = self._configure()
+        try:
+            self._config = self._configure()
+        except OSError as exc:
+            self.close()
+            raise TunnelError(
+                f"the settings of ngrok's agent cannot be written ({exc.strerror or exc}). Make room in the folder of"
+                " temporary files, or name another one in TMPDIR." + _OTHERWISE
+            ) from exc
         try:
             self._opened = ngrok.connect(str(port), "http", pyngrok_config=self._config)
         except (PyngrokError, OSError) as exc:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from lumiply.errors import TunnelError
 from lumiply.server.ngrok import NgrokTunnel
 from lumiply.settings import Settings
 
@@ -114,24 +113,28 @@ class KeptTunnel:
     def _keep(self, port: int, url: str, stopped: threading.Event) -> None:
         wait = self._look_s
         while not stopped.wait(wait):
-            if self._tunnel.is_open():
-                wait = self._look_s
-                continue
-            log.warning("the tunnel %s is gone; opening it again", url)
             try:
-                opened = self._tunnel.open(port)
-            except TunnelError as exc:
+                url = self._reopen_if_gone(port, url, stopped)
+                wait = self._look_s
+            except (
+                Exception
+            ) as exc:  # also what has nothing to do with tunnels, such as a full disk: it may pass
                 wait = min(2 * wait, MOST_WAIT_S)
                 log.warning("not opened, trying again in %.0f s: %s", wait, exc)
-                continue
-            if not stopped.is_set():
-                self._close_at_exit()
-            wait = self._look_s
-            if opened is not None and opened != url:
-                url = opened
-                self.on_move(url)
-            else:
-                log.warning("the tunnel %s is open again", url)
+
+    def _reopen_if_gone(self, port: int, url: str, stopped: threading.Event) -> str:
+        """The address that leads here now."""
+        if self._tunnel.is_open():
+            return url
+        log.warning("the tunnel %s is gone; opening it again", url)
+        opened = self._tunnel.open(port)
+        if not stopped.is_set():
+            self._close_at_exit()
+        if opened is None or opened == url:
+            log.warning("the tunnel %s is open again", url)
+            return url
+        self.on_move(opened)
+        return opened
 
 
 def choose_tunnel(settings: Settings) -> Tunnel:

@@ -155,6 +155,16 @@ def test_an_agent_that_cannot_be_run_is_explained(agent: Agent, tunnel: NgrokTun
         tunnel.open(5000)
 
 
+def test_settings_that_cannot_be_written_are_explained(
+    agent: Agent, tunnel: NgrokTunnel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(TunnelError, match="cannot be written .No such file or directory.*TMPDIR"):
+        tunnel.open(5000)
+    monkeypatch.undo()
+    assert not agent.runs
+
+
 def test_every_explanation_says_what_to_do() -> None:
     assert set(EXPLANATIONS) >= {105, 107, 108, 121, 334, 734}
     for sentence in EXPLANATIONS.values():

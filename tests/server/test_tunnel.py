@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from lumiply.errors import AddressError, RemoteError, TunnelError
 from lumiply.server.service import Service
 from lumiply.server.tunnel import KeptTunnel, NoTunnel, choose_tunnel
 from lumiply.settings import Settings
-from tests.fakes import FakeEngine, photo_bytes
+from tests.fakes import FakeEngine, photo_bytes, wait_until
 
 URL = "https://a1b2.ngrok-free.dev"
 
@@ -130,6 +131,30 @@ def test_without_a_token_or_a_wish_no_tunnel_is_opened_and_it_says_why(
 
 def test_a_token_chooses_ngrok(settings: Settings) -> None:
     assert isinstance(choose_tunnel(settings.replace(ngrok_authtoken="t")), KeptTunnel)
+
+
+class Unlucky(FakeTunnel):
+    """Goes at once, and meets a full disk when it is opened again; the second time it opens."""
+
+    tries = 0
+
+    def open(self, port: int) -> str | None:
+        self.tries += 1
+        if self.tries == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.tries == 3:
+            self.port = port
+        return URL
+
+
+def test_a_tunnel_is_opened_again_whatever_kept_it_from_that_before(caplog: pytest.LogCaptureFixture) -> None:
+    unlucky = Unlucky()
+    kept = KeptTunnel(unlucky, look_s=0.01)
+    assert kept.open(5000) == URL
+    wait_until(kept.is_open)
+    wait_until(lambda: f"the tunnel {URL} is open again" in caplog.text)
+    kept.close()
+    assert unlucky.tries == 3 and "No space left on device" in caplog.text
 
 
 def test_a_tunnel_that_moved_is_announced_and_linked_under(settings: Settings) -> None:

@@ -146,6 +146,22 @@ def test_the_state_counts_what_waits_in_the_server_as_well_as_what_the_engine_ha
         assert all(isinstance(call.exception(PATIENCE_S), RemoteError) for call in calls)
 
 
+def test_a_server_that_does_not_answer_once_is_told_so_and_the_state_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = notebook.serve(FakeEngine(), Settings(port=0, results_dir=tmp_path / "inference"))
+
+    def silent(self: client.Client) -> None:
+        raise RemoteError("http://127.0.0.1 did not answer within 10 s")
+
+    monkeypatch.setattr(client.Client, "health", silent)
+    try:
+        assert "engine    http://127.0.0.1 did not answer within 10 s" in notebook.status(service)
+        assert "memory" in notebook.status(service)
+    finally:
+        notebook.stop()
+
+
 def test_a_busy_port_is_explained(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = Settings(port=listener.getsockname()[1], results_dir=tmp_path)

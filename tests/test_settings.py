@@ -125,6 +125,14 @@ def test_the_token_is_never_shown() -> None:
     assert "sesame" not in str(caught.value)
 
 
+def test_a_password_in_an_address_is_neither_taken_nor_shown() -> None:
+    given = {"results_url": "s3://me:open-sesame@bucket/results"}
+    with pytest.raises(SettingsError) as caught:
+        Settings(**given)
+    assert "open-sesame" not in "".join(traceback.format_exception(caught.value))
+    assert "results_url must be" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["token", "secret_key", "ngrok_authtoken"])
 def test_a_mistyped_secret_stays_out_of_the_traceback(name: str) -> None:
     mistyped = {name: "open sesame, please"}

@@ -41,6 +41,7 @@ class ProcessRequest:
 
         Raises:
             UserError: a part is missing or cannot be used.
+            BadRequest: there is no telling by which addresses the client will reach the results.
         """
         try:
             form, image = request.form, request.files.get("image")
@@ -70,6 +71,7 @@ class ProcessRequest:
             steps=_integer("steps", 1, MOST_STEPS),
             preset=form.get("preset", "").strip() or None,
         )
+        _ = site.base_url  # raises now, not once all has been rendered
         callback_url = form.get("callback_url", "").strip()
         if callback_url:
             site.callbacks.check(callback_url)

@@ -232,10 +232,13 @@ def test_unknown_addresses_and_methods_answer_json(client: FlaskClient) -> None:
     assert "POST" in wrong.headers["Allow"]
 
 
-def test_a_host_header_that_is_none_is_refused(client: FlaskClient) -> None:
+def test_a_host_header_that_is_none_is_refused_before_anything_is_rendered(
+    client: FlaskClient, engine: FakeEngine
+) -> None:
     form = {"image": (BytesIO(photo_bytes()), "a.png"), "job_id": "job-1", "color": "red"}
     answer = client.post("/process", data=form, headers={"Host": "a<b>c"})
     assert (answer.status_code, answer.json["code"]) == (400, "bad_request")
+    assert engine.renders == []
 
 
 def test_browsers_of_other_origins_may_call(client: FlaskClient) -> None:

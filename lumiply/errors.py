@@ -5,6 +5,7 @@
     |   |-- UnknownColorError      unknown_color   400
     |   |-- ImageError             invalid_image   400
     |   |-- ImageTooLargeError     image_too_large 413
+    |   |-- FormTooLargeError      form_too_large  413
     |   |-- MissingFieldError      missing_<field> 400
     |   |-- InvalidJobIdError      invalid_job_id  400
     |   |-- InvalidFieldError      invalid_<field> 400
@@ -103,6 +104,26 @@ class ImageTooLargeError(UserError):
 
     code = "image_too_large"
     status = 413
+
+
+class FormTooLargeError(UserError):
+    """A form with too many parts, or with too much in one that is no file.
+
+    Args:
+        megabytes: the most that a part may hold which is no file.
+        parts: the most that there may be.
+    """
+
+    code = "form_too_large"
+    status = 413
+
+    def __init__(self, megabytes: float, parts: int) -> None:
+        figures = {"limit": f"{megabytes:g}", "parts": str(parts)}
+        super().__init__(
+            "양식이 너무 큽니다 (파일이 아닌 필드는 {limit}MB까지, 필드는 {parts}개까지)."
+            " 사진은 filename이 있는 파일로 보내 주세요.".format(**figures),
+            **figures,
+        )
 
 
 class MissingFieldError(UserError):

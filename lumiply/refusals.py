@@ -31,6 +31,8 @@ _SENTENCES: Final = {
     "replaced": "another request came in under the same job_id",
     "image_too_large": "the picture is too large[: {megapixels} megapixels][: {width} x {height}]"
     "[, at most {limit} megapixels][, at most {side_limit} on a side]. Send a smaller one",
+    "form_too_large": "the form is too large[, at most {limit} MB in a field that is no file]"
+    "[, at most {parts} fields]. Send the photo as a file, with a filename",
     "upload_too_large": "the file is too large[, at most {limit} MB]. Send a smaller one",
     "range_not_satisfiable": "the file has no such range",
     "render_failed": "the render failed. Try again, or send a smaller picture",

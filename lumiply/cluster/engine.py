@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Final
 
 from PIL import Image
@@ -23,7 +24,7 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from lumiply.cluster.replica import Pictures, RenderCall, Said
+from lumiply.cluster.replica import OtherWeightsError, Pictures, RenderCall, Said
 from lumiply.colors import in_palette_order
 from lumiply.engine.protocol import (
     DEFAULT_SEED,
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 ATTEMPTS: Final = 3
 #: Seconds between two looks at the cluster while something waits for it.
 LOOK_S: Final = 5.0
+#: Seconds between a replica's refusal and the next attempt: while they are replaced, some have the former weights.
+REFUSED_S: Final = 0.5
 
 #: The replica is gone, with its process or its machine. A request that Serve took back, not we, means the same.
 _LOST: Final = (
@@ -82,8 +85,8 @@ class RayEngine:
             disconnect: called once, when the engine closes.
         """
         self._handle = handle.options(stream=True, method_name="relight")
-        self._info = info
-        self._most_open = queue_size + info.parallel
+        self._queue_size = queue_size
+        self._count_on(info)
         self._is_up, self._disconnect = is_up, disconnect
         self._lock = threading.Lock()
         self._open: dict[Future[Pictures], _Journey] = {}
@@ -118,13 +121,13 @@ class RayEngine:
         wanted = in_palette_order(colors)
         self._check(wanted, seed, steps, preset)
         call = RenderCall(photo, wanted, seed, steps, preset, self._info.fingerprint)
-        journey = _Journey(self._handle, call, progress)
+        journey = _Journey(self._handle, call, progress, self._refused)
         with self._lock:
             if self._closing.is_set():
                 raise EngineClosedError("the engine is shutting down; try again when it has been restarted")
-            if len(self._open) >= self._most_open:
+            if len(self._open) >= (most := self._queue_size + self._info.parallel):
                 raise BusyError(
-                    f"{self._most_open} renders are with the cluster, the most this server sends; try again soon"
+                    f"{most} renders are with the cluster, the most this server sends; try again soon"
                 )
             self._open[journey.future] = journey
         journey.future.add_done_callback(self._forget)
@@ -154,6 +157,15 @@ class RayEngine:
             journey.fail(EngineClosedError("the engine was shut down before this render ended"))
         self._disconnect()
 
+    def _count_on(self, info: EngineInfo) -> None:
+        self._info = replace(info, device=f"{info.device}, replicas over Ray")
+
+    def _refused(self, error: OtherWeightsError) -> None:
+        """A replica was replaced by one with other weights: from now on, count on these."""
+        log.warning("%s", error)
+        self._count_on(error.info)
+        self._closing.wait(REFUSED_S)
+
     def _forget(self, future: Future[Pictures]) -> None:
         with self._lock:
             self._open.pop(future, None)
@@ -174,10 +186,17 @@ class RayEngine:
 class _Journey:
     """One render, from the server to replicas and back, on a thread of its own."""
 
-    def __init__(self, handle: Any, call: RenderCall, progress: ProgressCallback | None) -> None:
+    def __init__(
+        self,
+        handle: Any,
+        call: RenderCall,
+        progress: ProgressCallback | None,
+        refused: Callable[[OtherWeightsError], None],
+    ) -> None:
+        """`refused` is told if the replica has other weights, before the render ends."""
         self.future: Future[Pictures] = Future()
         self.started = False  # with the replica that has it now
-        self._handle, self._call, self._progress = handle, call, progress
+        self._handle, self._call, self._progress, self._refused = handle, call, progress, refused
         self._response: Any = None
         self._lock = threading.Lock()
         self.future.add_done_callback(lambda future: self._stop())
@@ -198,6 +217,8 @@ class _Journey:
                 continue
             except BaseException as error:  # of ours, or of the progress callback
                 answer = error
+            if isinstance(answer, OtherWeightsError):
+                self._refused(answer)
             if isinstance(answer, BaseException):
                 self.fail(answer)
             elif answer is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from lumiply.engine.protocol import Engine, EngineInfo, Progress
-from lumiply.errors import CancelledError, LumiplyError, RenderError
+from lumiply.errors import CancelledError, LumiplyError, OutdatedError
 
 Pictures = dict[str, Image.Image]
 
@@ -38,6 +38,17 @@ class RenderCall:
     steps: int | None
     preset: str | None
     fingerprint: str
+
+
+class OtherWeightsError(OutdatedError):
+    """A replica has other weights than the caller counts on; `info` is what it says of itself."""
+
+    def __init__(self, fingerprint: str, info: EngineInfo) -> None:
+        super().__init__(
+            f"this replica has other weights ({info.fingerprint}) than the server counts on ({fingerprint});"
+            " if that lasts, give all machines the same files, then start the application again"
+        )
+        self.info = info
 
 
 class Replica:
@@ -88,10 +99,7 @@ class Replica:
     async def relight(self, call: RenderCall) -> AsyncIterator[Said]:
         """Render a photo; cancelling this stops the render."""
         if call.fingerprint != self._engine.info.fingerprint:
-            yield RenderError(
-                f"this replica has other weights ({self._engine.info.fingerprint}) than the server counts on"
-                f" ({call.fingerprint}); give all machines the same files, then start the application again"
-            )
+            yield OtherWeightsError(call.fingerprint, self.info())
             return
         loop = asyncio.get_running_loop()
         said: asyncio.Queue[Progress | Future[Pictures]] = asyncio.Queue()

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Final
 
 from lumiply.engine.protocol import Engine
@@ -176,13 +175,7 @@ def connect(settings: Settings, load: Callable[[], Engine] | None = None) -> Ray
     except BaseException:
         _connection.close()
         raise
-    return RayEngine(
-        handle,
-        replace(info, device=f"{info.device}, replicas over Ray"),
-        queue_size=settings.queue_size,
-        is_up=is_up,
-        disconnect=_connection.close,
-    )
+    return RayEngine(handle, info, queue_size=settings.queue_size, is_up=is_up, disconnect=_connection.close)
 
 
 def runs_as_asked(settings: Settings) -> bool:

@@ -154,7 +154,7 @@ class BucketStorage:
         modified, size = _modified(info), int(info["size"])
         etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
         etag = etag or f"{modified.timestamp() * 1e6:.0f}-{size:x}"
-        return OpenFile(stream, size, modified, etag, is_near=False)
+        return OpenFile(stream, size, etag, is_near=False)
 
     def stock(self) -> Iterator[Stock]:
         """See `Storage.stock`: from a listing alone, with what replaced or half-removed jobs left."""

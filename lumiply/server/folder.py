@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
 from werkzeug.security import safe_join
@@ -121,8 +121,7 @@ class FolderStorage:
         except OSError as exc:
             raise FileNotFoundError(name) from exc
         status = os.fstat(stream.fileno())
-        modified = datetime.fromtimestamp(status.st_mtime, tz=timezone.utc)
-        return OpenFile(stream, status.st_size, modified, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+        return OpenFile(stream, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
     def stock(self) -> Iterator[Stock]:
         """See `Storage.stock`. Of a file that several jobs link to, each takes its share."""

@@ -68,7 +68,7 @@ def document(settings: Settings, base: str, *, guarded: bool = True) -> dict[str
             "/jobs/{job_id}": {
                 "parameters": [_path("job_id", _JOB_ID, "Name of the job.")],
                 "get": _operation(
-                    "getJob", "How far a job is.", {200: ("The job.", "Job")}, (400, 401, 404), guarded
+                    "getJob", "How far a job is.", {200: ("The job.", "Job")}, (400, 401, 404, 503), guarded
                 ),
                 "delete": _operation(
                     "deleteJob",

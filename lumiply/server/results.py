@@ -75,7 +75,7 @@ def _answer(file: OpenFile, name: str) -> Response:
         direct_passthrough=True,
     )
     response.content_length = file.size
-    response.last_modified = file.modified
+    # No date: a picture taken over from another job may be older than the one that stood here.
     response.set_etag(file.etag)
     response.headers["Cache-Control"] = _CACHE
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -130,17 +130,23 @@ class Site:
             return None
         return ResultSigner(load_secret(self.settings.results_dir, self.settings.secret_key))
 
-    def result_url(self, job_id: str, name: str) -> str:
-        """Address of a result, within a request.
+    @property
+    def base_url(self) -> str:
+        """Where the client of the current request reaches the server.
 
         Raises:
-            BadRequest: no public address is known, and the request's `Host` is none.
+            BadRequest: no public address is known, and the request has no `Host`, or one that is none.
         """
-        if self.public_url is None and not request.host:
+        if self.public_url is not None:
+            return self.public_url
+        if "HTTP_HOST" not in request.environ or not request.host:
             raise BadRequest
-        base = self.public_url or request.host_url.rstrip("/")
+        return request.host_url.rstrip("/")
+
+    def result_url(self, job_id: str, name: str) -> str:
+        """Address of a result, within a request. Raises as `base_url`."""
         query = "?" + urlencode({SIGNATURE_QUERY: self.signer.sign(job_id, name)}) if self.signer else ""
-        return f"{base}{RESULTS_PATH}/{job_id}/{name}{query}"
+        return f"{self.base_url}{RESULTS_PATH}/{job_id}/{name}{query}"
 
     def close(self, timeout: float | None = None) -> None:
         """End renders within `timeout` seconds (the setting, by default), finish writing, drop callbacks.

@@ -27,7 +27,6 @@ class OpenFile:
 
     stream: IO[bytes]
     size: int
-    modified: datetime
     etag: str
     is_near: bool = True
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flask import Blueprint, g, request
-from werkzeug.exceptions import RequestTimeout
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from lumiply.colors import in_palette_order, require_color
 from lumiply.engine.protocol import LARGEST_SEED, MOST_STEPS
-from lumiply.errors import InvalidFieldError, MissingFieldError
+from lumiply.errors import FormTooLargeError, InvalidFieldError, MissingFieldError
 from lumiply.server.names import PHOTO_NAME, is_job_id, output_name, require_job_id
 from lumiply.server.order import Order
 from lumiply.server.site import Site, current_site, guard
@@ -41,11 +41,18 @@ class ProcessRequest:
 
         Raises:
             UserError: a part is missing or cannot be used.
+            BadRequest: there is no telling by which addresses the client will reach the results.
         """
         try:
             form, image = request.form, request.files.get("image")
         except TimeoutError as exc:  # the client stopped sending
             raise RequestTimeout from exc
+        except RequestEntityTooLarge as exc:
+            if (request.content_length or 0) > (request.max_content_length or 0):
+                raise
+            raise FormTooLargeError(
+                (request.max_form_memory_size or 0) / 1e6, request.max_form_parts or 0
+            ) from exc
         upload = image.read() if image is not None else b""
         if not upload:
             raise MissingFieldError("image")
@@ -70,6 +77,7 @@ class ProcessRequest:
             steps=_integer("steps", 1, MOST_STEPS),
             preset=form.get("preset", "").strip() or None,
         )
+        _ = site.base_url  # raises now, not once all has been rendered
         callback_url = form.get("callback_url", "").strip()
         if callback_url:
             site.callbacks.check(callback_url)

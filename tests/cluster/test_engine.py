@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -15,9 +16,20 @@ from PIL import Image
 
 from lumiply.colors import COLORS
 from lumiply.engine.protocol import Engine, Progress
-from lumiply.errors import BusyError, CancelledError, EngineClosedError, UnknownColorError, UserError
+from lumiply.errors import (
+    BusyError,
+    CancelledError,
+    EngineClosedError,
+    OutdatedError,
+    UnknownColorError,
+    UserError,
+)
+from lumiply.server import create_app
+from lumiply.server.names import RECORD_NAME
+from lumiply.server.site import site_of
 from lumiply.settings import Settings
 from tests.fakes import wait_until
+from tests.server.conftest import post
 from tests.server.nano_server import build
 
 WAIT = 60.0
@@ -168,10 +180,22 @@ def test_what_waits_for_a_replica_hears_that_it_waits(engine, monkeypatch):
     assert isinstance(future.exception(WAIT), EngineClosedError)
 
 
-def test_a_replica_with_other_weights_is_not_listened_to(engine):
-    engine._info = replace(engine.info, fingerprint="nano-1")
-    with pytest.raises(Exception, match="other weights"):
+def test_a_replica_with_other_weights_is_counted_on_from_the_next_render(engine):
+    engine._info = replace(engine.info, fingerprint="nano-1", colors=("red",))
+    with pytest.raises(OutdatedError, match="other weights"):
         engine.submit(PHOTO, ["red"]).result(WAIT)
+    assert (engine.info.fingerprint, engine.info.colors, engine.info.parallel) == ("nano-0", COLORS, 2)
+    assert engine.info.device.endswith("over Ray")
+    assert engine.submit(PHOTO, ["red"], steps=1).result(WAIT)
+
+
+def test_a_server_follows_replicas_that_were_replaced(engine, tmp_path):
+    engine._info = replace(engine.info, fingerprint="nano-1")  # as if another server had replaced them
+    app = create_app(Settings(results_dir=tmp_path), engine)
+    assert post(app.test_client(), steps="2").status_code == 200
+    record = json.loads((tmp_path / "job-1" / RECORD_NAME).read_text())
+    assert record["recipe"]["engine"] == "nano-0"
+    site_of(app).close(0)
 
 
 def test_closing_ends_what_runs_and_refuses_what_comes_and_leaves_the_replicas(engine, cluster):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from lumiply.cluster.replica import RenderCall, Replica, Said
+from lumiply.cluster.replica import OtherWeightsError, RenderCall, Replica, Said
 from lumiply.engine.protocol import Progress
 from lumiply.errors import BusyError, RenderError
 from tests.fakes import INFO, FakeEngine, paint, wait_until
@@ -53,7 +54,8 @@ def test_other_errors_are_raised():
 def test_other_weights_than_the_caller_counts_on_are_refused_and_nothing_is_rendered():
     engine = FakeEngine()
     (said,) = all_said(Replica(lambda: engine, 60), call(fingerprint="older"))
-    assert isinstance(said, RenderError) and "older" in str(said)
+    assert isinstance(said, OtherWeightsError) and "older" in str(said)
+    assert pickle.loads(pickle.dumps(said)).info == INFO  # what the caller may count on
     assert engine.renders == []
 
 

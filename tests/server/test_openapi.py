@@ -54,6 +54,11 @@ def test_every_status_of_our_errors_is_in_the_document() -> None:
     assert all_of(LumiplyError) <= described
 
 
+@pytest.mark.parametrize("operation_id", ["process", "getJob", "deleteJob", "result"])
+def test_whatever_needs_the_results_may_not_reach_them(operation_id: str) -> None:
+    assert "503" in operations(document(Settings(), ""))[operation_id]["responses"]
+
+
 def test_the_token_is_asked_for_where_there_is_one(
     make_app: Callable[..., Flask], settings: Settings
 ) -> None:

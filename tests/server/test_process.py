@@ -55,14 +55,16 @@ def test_photos_of_the_gateways_size_are_taken(client: FlaskClient, size: tuple[
 
 @pytest.mark.parametrize(
     "fields",
-    [{"job_id": "x" * 600_000}, {f"f{number}": "x" for number in range(30)}],
-    ids=["long", "many"],
+    [{"job_id": "x" * 600_000}, {f"f{number}": "x" for number in range(30)}, {"image": "x" * 600_000}],
+    ids=["long", "many", "image without a filename"],
 )
 def test_forms_with_too_long_or_too_many_fields_are_refused(
     client: FlaskClient, fields: dict[str, str]
 ) -> None:
     answer = send(client, fields, photo_bytes())
-    assert (answer.status_code, answer.json["code"]) == (413, "upload_too_large")
+    assert (answer.status_code, answer.json["code"]) == (413, "form_too_large")
+    assert answer.json["figures"] == {"limit": "0.5", "parts": "20"}
+    assert all(part in answer.json["error"] for part in ("0.5MB", "20개", "filename"))
 
 
 def test_the_public_url_setting_names_the_results(
@@ -232,10 +234,13 @@ def test_unknown_addresses_and_methods_answer_json(client: FlaskClient) -> None:
     assert "POST" in wrong.headers["Allow"]
 
 
-def test_a_host_header_that_is_none_is_refused(client: FlaskClient) -> None:
+def test_a_host_header_that_is_none_is_refused_before_anything_is_rendered(
+    client: FlaskClient, engine: FakeEngine
+) -> None:
     form = {"image": (BytesIO(photo_bytes()), "a.png"), "job_id": "job-1", "color": "red"}
     answer = client.post("/process", data=form, headers={"Host": "a<b>c"})
     assert (answer.status_code, answer.json["code"]) == (400, "bad_request")
+    assert engine.renders == []
 
 
 def test_browsers_of_other_origins_may_call(client: FlaskClient) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.http import http_date
 
 from lumiply.settings import Settings
 from tests.fakes import photo_bytes
@@ -94,3 +96,13 @@ def test_a_new_photo_changes_the_etag_and_the_old_one_no_longer_saves_a_download
     post(served, image=photo_bytes(red=1))
     again = served.get(f"{BASE}/job-1/off.png", buffered=True, headers={"If-None-Match": etag})
     assert again.status_code == 200 and again.headers["Etag"] != etag
+
+
+def test_no_date_saves_a_download_as_a_picture_may_be_followed_by_an_older_one(served: FlaskClient) -> None:
+    post(served, job_id="job-2", image=photo_bytes(red=1))
+    former = served.get(f"{BASE}/job-2/off.png", buffered=True)
+    post(served, job_id="job-2")  # job-1's, which is older
+    tomorrow = http_date(time.time() + 86_400)
+    again = served.get(f"{BASE}/job-2/off.png", buffered=True, headers={"If-Modified-Since": tomorrow})
+    assert again.status_code == 200 and again.data != former.data
+    assert "Last-Modified" not in again.headers

@@ -18,6 +18,7 @@ from flask import Flask
 from lumiply import client
 from lumiply.colors import COLORS
 from lumiply.errors import AddressError, RemoteError
+from lumiply.sending import encode_form
 from lumiply.server import FlaskServerThread
 from lumiply.settings import Settings
 from tests.fakes import PATIENCE_S, FakeEngine, photo_bytes, wait_until
@@ -151,6 +152,23 @@ def test_pages_that_may_call_can_read_what_never_reaches_the_application(
     assert head[0] == b"HTTP/1.1 413 Request Entity Too Large"
     found = [line.partition(b": ")[2] for line in head if line.startswith(b"Access-Control-Allow-Origin")]
     assert found == ([] if allowed is None else [allowed])
+
+
+@pytest.mark.parametrize("public_url", [None, "https://lamps.example"])
+def test_without_a_host_header_results_are_linked_under_the_public_url_or_not_at_all(
+    make_app: Callable[..., Flask], engine: FakeEngine, settings: Settings, public_url: str | None
+) -> None:
+    kind, body = encode_form({"job_id": "a", "color": "red"}, "image", "a.png", photo_bytes())
+    head = f"POST /process HTTP/1.0\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with FlaskServerThread(make_app(engine, settings.replace(public_url=public_url)), port=0) as server:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        with connection, connection.makefile("rb") as stream:
+            connection.sendall(head.encode() + body)
+            answer = json.loads(stream.read().partition(b"\r\n\r\n")[2])
+    if public_url is None:
+        assert answer["code"] == "bad_request" and engine.renders == []
+    else:
+        assert answer["result"]["input_image_url"].startswith(public_url)
 
 
 @pytest.mark.parametrize("sent", [b"garbage\r\n\r\n", b"GET " + b"/x" * 40_000 + b" HTTP/1.1\r\n\r\n"])

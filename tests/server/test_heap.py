@@ -19,6 +19,18 @@ from tests.nano import nano_pipeline
 
 
 @pytest.fixture(autouse=True)
+def of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that see off engines of earlier tests, once in minutes, collect and freeze nothing meanwhile."""
+    earlier, real = set(threading.enumerate()), heap.settle_again
+
+    def settle_again() -> None:
+        if threading.current_thread() not in earlier:
+            real()
+
+    monkeypatch.setattr(heap, "settle_again", settle_again)
+
+
+@pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     yield
     heap.unsettle()

@@ -7,6 +7,7 @@ from typing import cast
 
 import click
 
+from lumiply.errors import LumiplyError
 from lumiply.synth.backend import VARIANTS, RendererUnavailable
 from lumiply.synth.preview import save_sheet
 from lumiply.synth.render import Renderer, RoomLayers
@@ -60,6 +61,6 @@ def synth(
         report = render_to_folder(out, seeds, cast(Split, split), renderer)
         if preview is not None:
             save_sheet(preview, ((seed, RoomLayers.load(room_path(out, seed))) for seed in seeds))
-    except (RendererUnavailable, ValueError) as error:
+    except (RendererUnavailable, LumiplyError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{len(report.rendered)} rooms rendered into {out}, {len(report.skipped)} were there already")

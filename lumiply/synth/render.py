@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -68,14 +70,17 @@ class RoomLayers:
         """Read what `save` wrote, as float32, or with `half` as the float16 that is stored.
 
         Raises:
-            ValueError: the file lacks a layer.
+            ValueError: the file is damaged, or lacks a layer.
         """
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [f.name for f in fields(cls) if f.name not in arrays]
-            if missing:
-                raise ValueError(f"{path} is no rendered room: it lacks {', '.join(missing)}")
-            dtype = np.float16 if half else np.float32
-            return cls(**{f.name: arrays[f.name].astype(dtype, copy=False) for f in fields(cls)})
+        dtype = np.float16 if half else np.float32
+        try:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                missing = [f.name for f in fields(cls) if f.name not in arrays]
+                if missing:
+                    raise ValueError(f"{path} is no rendered room: it lacks {', '.join(missing)}")
+                return cls(**{f.name: arrays[f.name].astype(dtype, copy=False) for f in fields(cls)})
+        except (zipfile.BadZipFile, zlib.error, EOFError) as exc:
+            raise ValueError(f"{path} is damaged ({exc}); delete it and render it again") from exc
 
 
 @dataclass(frozen=True, eq=False)

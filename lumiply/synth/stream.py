@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from tqdm import tqdm
 
+from lumiply.errors import UserError
+from lumiply.files import write_whole
 from lumiply.synth.render import RoomLayers
 from lumiply.synth.rooms import sample_room
 from lumiply.synth.spec import RoomSpec, Split
 
 logger = logging.getLogger(__name__)
+
+#: In a folder of rooms: whose they are.
+RECORD: Final = "rooms.json"
 
 
 class RendersRooms(Protocol):
@@ -56,6 +62,17 @@ def stream_rooms(
         yield seed, renderer.render(sample_room(seed, split))
 
 
+def _claim(folder: Path, split: Split) -> None:
+    """Note whose rooms a folder holds: seeds of one split are other rooms than those of another."""
+    record = folder / RECORD
+    former = json.loads(record.read_bytes())["split"] if record.exists() else split
+    if former != split:
+        raise UserError(f"{folder} holds rooms of the split {former}, not {split}; choose another folder.")
+    if not record.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(record, json.dumps({"split": split}).encode())
+
+
 def render_to_folder(
     folder: str | os.PathLike[str],
     seeds: Sequence[int],
@@ -66,9 +83,13 @@ def render_to_folder(
 ) -> FolderReport:
     """Render the rooms of `seeds` into `folder`, skipping those that are there already.
 
-    A file is there whole or not at all, so a stopped run goes on where it stopped. Use one folder for one split
-    and one renderer setting: the name holds the seed only.
+    A file is there whole or not at all, so a stopped run goes on where it stopped. Use one folder for one renderer
+    setting: the name holds the seed only.
+
+    Raises:
+        UserError: the folder holds rooms of another split.
     """
+    _claim(Path(folder), split)
     rendered, skipped = [], []
     for seed in tqdm(seeds, desc=f"rooms ({split})", unit="room", disable=not show_progress):
         path = room_path(folder, seed)

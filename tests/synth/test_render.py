@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from lumiply.errors import UserError
 from lumiply.synth import scene as scenes
 from lumiply.synth.backend import RendererUnavailable, load_mitsuba
 from lumiply.synth.command import synth
@@ -38,6 +39,17 @@ def test_layers_survive_a_file_and_a_broken_file_is_named(tmp_path: Path) -> Non
     np.savez(tmp_path / "other.npz", ambient=np.zeros(3))
     with pytest.raises(ValueError, match="lacks ambient_without_lamp"):
         RoomLayers.load(tmp_path / "other.npz")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"room.npz is damaged .* render it again"):
+        RoomLayers.load(path)
+
+
+def test_a_folder_holds_rooms_of_one_split(tmp_path: Path) -> None:
+    render_to_folder(tmp_path, [3], "train", FakeRenderer(), show_progress=False)
+    renderer = FakeRenderer()
+    with pytest.raises(UserError, match="holds rooms of the split train, not test"):
+        render_to_folder(tmp_path, [3, 4], "test", renderer, show_progress=False)
+    assert renderer.seeds == []
 
 
 def test_a_second_run_skips_what_is_there(tmp_path: Path) -> None:

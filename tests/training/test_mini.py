@@ -50,8 +50,8 @@ def plan(tmp_path: Path) -> MiniPlan:
 def test_rooms_are_rendered_into_both_folders_from_their_own_splits(plan):
     renderer = MadeUpRenderer()
     render_rooms(plan, 3, lambda: renderer)
-    assert sorted(path.name for path in plan.rooms.iterdir()) == [f"room_{n:06d}.npz" for n in range(3)]
-    assert len(list(plan.validation.iterdir())) == 2
+    assert sorted(path.name for path in plan.rooms.glob("*.npz")) == [f"room_{n:06d}.npz" for n in range(3)]
+    assert len(list(plan.validation.glob("*.npz"))) == 2
     validation = [sample_room(seed, "validation") for seed in range(2)]
     assert renderer.asked == [*validation, *(sample_room(seed, "train") for seed in range(3))]
 

@@ -36,7 +36,10 @@ def test_rooms_come_while_another_waits_for_them_and_all_renderers_end_with_the_
         processes = [process.pid for process in renderers._processes]
         assert any(map(is_alive, processes))  # they have more to do
     assert not any(map(is_alive, processes))
-    assert sorted(path.name for path in validation.folder.iterdir()) == ["room_000005.npz", "room_000006.npz"]
+    assert sorted(path.name for path in validation.folder.glob("*.npz")) == [
+        "room_000005.npz",
+        "room_000006.npz",
+    ]
     assert not list(tmp_path.glob("**/*.part*"))
 
 

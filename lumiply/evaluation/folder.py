@@ -18,6 +18,7 @@ from lumiply.errors import UserError
 from lumiply.evaluation import metrics
 from lumiply.evaluation.perceptual import Distance
 from lumiply.images import read_photo
+from lumiply.refusals import in_english
 
 KINDS: Final = ("lamp", "pendant", "stand")
 OTHER_KIND: Final = "other"
@@ -114,6 +115,8 @@ def find_scenes(folder: Path) -> tuple[list[Scene], list[Problem]]:
     problems: list[Problem] = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in [name for name in folders if Path(place, name).is_symlink()]:
+            problems.append(_problem(folder, Path(place, name), "a link to a folder; links are not followed"))
         scene = _scene(folder, Path(place), sorted(files), problems)
         if scene.off is not None or scene.outputs:
             found.append(scene)
@@ -226,7 +229,8 @@ class _Comparison:
         try:
             picture = read_display(path)
         except UserError as exc:
-            self.problems.append(_problem(self.folder, path, str(exc)))
+            why = in_english(exc.code, exc.figures) or str(exc)
+            self.problems.append(_problem(self.folder, path, why))
             return None
         if min(picture.shape[:2]) < metrics.SSIM_WINDOW:
             least = metrics.SSIM_WINDOW

@@ -111,7 +111,14 @@ def test_a_damaged_output_is_listed_and_the_rest_is_scored(scenes: Path) -> None
     (scenes / "lamp_01" / "output_red.png").write_text("no picture")
     scores, problems = by_output(scenes)
     assert len(scores) == 5 and ("lamp_01", "red") not in scores
-    assert len(problems) == 1 and problems[0].startswith("lamp_01/output_red.png: ")
+    assert len(problems) == 1 and problems[0].startswith("lamp_01/output_red.png: no readable picture")
+
+
+def test_a_link_to_a_folder_is_listed_and_not_followed(scenes: Path, tmp_path: Path) -> None:
+    (scenes / "linked").symlink_to(scenes / "lamp_01", target_is_directory=True)
+    scores, problems = by_output(scenes)
+    assert len(scores) == 6
+    assert problems == ["linked: a link to a folder; links are not followed"]
 
 
 def test_a_damaged_unlit_photo_is_listed_once_and_the_truth_still_counts(scenes: Path) -> None:

@@ -27,7 +27,8 @@ from lumiply.errors import ImageError, UserError
 from lumiply.files import sync_folder, write_whole
 from lumiply.images import encode_png, read_photo
 from lumiply.sheet import contact_sheet
-from lumiply.training.photos import MOST_MEGAPIXELS, ROOM_MARK, SPLITS, Scene, Skipped
+from lumiply.training.photos import MOST_MEGAPIXELS, SPLITS, Skipped
+from lumiply.training.scenes import ROOM_MARK, Scene
 from lumiply.training.split import choose_validation
 
 #: Says in the folder that was written which plan wrote it.
@@ -195,7 +196,8 @@ def write(plan: Plan, out: str | Path, *, progress: bool = True) -> Written:
         progress: show a bar on stderr.
 
     Raises:
-        UserError: `out` holds anything but this plan's work, overlaps the source, or cannot be written.
+        UserError: `out` holds anything but this plan's work, overlaps the source, or cannot be written; or all
+            photos of a side are damaged.
     """
     out = Path(out)
     files: list[int] = []  # of each folder
@@ -215,6 +217,13 @@ def write(plan: Plan, out: str | Path, *, progress: bool = True) -> Written:
             f"Writing {out} stopped: {exc}. What was finished is kept; once this is solved, the same command goes on"
             " from there."
         ) from exc
+    for side in SPLITS:
+        if not any((out / side).glob("[!.]*")):
+            damaged = ", ".join(found.where for found in skipped)
+            raise UserError(
+                f"{out} has nothing for {side}, since photos are damaged: {damaged}. Replace or remove them, delete"
+                f" {out}, and run again."
+            )
     return Written(len(files), already, sum(files), tuple(skipped))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,6 +25,8 @@ from lumiply.colors import BASE_COLOR, COLORS, in_palette_order
 from lumiply.engine.pixels import bypass_picture, hint_picture
 from lumiply.errors import ImageError, UserError
 from lumiply.images import FORMATS, read_photo
+from lumiply.refusals import in_english
+from lumiply.training.scenes import Scene, rooms_of
 
 SPLITS: Final = ("train", "validation")
 
@@ -33,9 +35,6 @@ NAMES: Final[dict[str, str]] = {"off": "off", "on": BASE_COLOR, **{color: color 
 
 #: Of two files that differ in their extension only, the first in this order is kept.
 EXTENSIONS: Final = (".png", ".jpg", ".jpeg", ".webp", ".avif")
-
-#: Between the name of a room and that of one of its scenes.
-ROOM_MARK: Final = "__"
 
 #: Largest photo, in millions of pixels: what the server accepts by default.
 MOST_MEGAPIXELS: Final = 50.0
@@ -51,27 +50,6 @@ FLAT_LAYOUT: Final = (
 
 _NOT_OURS: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # hidden files of other systems
 _ON_ITS_SIDE: Final = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One view of a room.
-
-    Attributes:
-        name: of its folder.
-        split: one of `SPLITS`, or None where the folder is not split yet.
-        off: the photo with the lamp off.
-        lit: the photos with the lamp on by colour, in the order of `COLORS`; at least one.
-    """
-
-    name: str
-    split: str | None
-    off: Path
-    lit: Mapping[str, Path]
-
-    @property
-    def room(self) -> str:
-        return self.name.partition(ROOM_MARK)[0] or self.name
 
 
 @dataclass(frozen=True)
@@ -95,9 +73,11 @@ class Report:
 
     @property
     def shared_rooms(self) -> tuple[str, ...]:
-        """Rooms that stand on both sides of the split, which makes validation too kind."""
-        train, validation = ({s.room for s in self.scenes if s.split == split} for split in SPLITS)
-        return tuple(sorted(train & validation))
+        """Rooms that stand on both sides of the split, which makes validation too kind; all the names of each."""
+        both = [
+            scenes for scenes in rooms_of(self.scenes) if {scene.split for scene in scenes} >= set(SPLITS)
+        ]
+        return tuple(sorted(" = ".join(sorted({scene.room for scene in scenes})) for scenes in both))
 
     def text(self, most: int = 20) -> str:
         """The report for people; `most` limits the lines about what was skipped."""
@@ -241,8 +221,9 @@ def _decode(path: Path) -> Image.Image:
     try:
         return read_photo(path, MOST_MEGAPIXELS)
     except ImageError as exc:
+        why = in_english(exc.code, exc.figures)
         raise UserError(
-            f"{path} cannot be read: replace it, or remove it from the data set. ({exc})"
+            f"{path} cannot be read: replace it, or remove it from the data set. ({why})"
         ) from exc
 
 

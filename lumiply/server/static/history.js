@@ -21,6 +21,11 @@ function done(transaction) {
   });
 }
 
+/** Whether a room can be listed and opened. */
+function whole(room) {
+  return Boolean(room.id) && [room.base, room.before, room.thumb].every((each) => each instanceof Blob);
+}
+
 /**
  * Rooms by id, newest first. A room is
  * {id, made, name, base: Blob, lamps, seed, preset, upload: Blob | null, before: Blob, results: {color: Blob}, thumb: Blob}.
@@ -34,7 +39,9 @@ export class History {
       this.#database = await open();
       const request = this.#database.transaction(STORE).objectStore(STORE).getAll();
       await done(request.transaction);
-      for (const room of request.result) this.#kept.set(room.id, room);
+      for (const room of request.result.filter(whole)) this.#kept.set(room.id, room);
+      const broken = request.result.filter((room) => !whole(room));
+      if (broken.length) await this.#write((store) => broken.forEach((room) => store.delete(room.id)));
     } catch {
       this.#database = null; // private browsing, or storage forbidden
     }

@@ -117,7 +117,9 @@ function listener(mine) {
 
 async function failed(mine, error) {
   if (error.code === "unauthorized") {
-    if (await question.ask()) await run();
+    const given = await question.ask();
+    if (mine !== desk.room) return; // another photo has come meanwhile
+    if (given) await run();
     else show("edit");
     return;
   }

@@ -1,0 +1,71 @@
+"""Photos that come in the wrong moment, in the wrong order, or from the page itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+pytest.importorskip("selenium")
+
+from selenium.webdriver.common.keys import Keys
+
+from lumiply.server import FlaskServerThread
+from tests.browser.between import Guard
+from tests.browser.visitor import Visitor
+from tests.fakes import FakeEngine, photo_bytes
+
+Serve = Callable[..., FlaskServerThread]
+Visit = Callable[..., Visitor]
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+#: Pictures of this width are decoded when the test says so.
+SLOW = 555
+
+_HOLD = f"""
+const decode = Image.prototype.decode;
+window.held = [];
+Image.prototype.decode = async function () {{
+  await decode.call(this);
+  if (this.naturalWidth === {SLOW}) await new Promise((resolve) => held.push(resolve));
+}};
+"""
+
+
+@contextlib.contextmanager
+def slow_photo(page: Visitor, red: int = 20) -> Iterator[None]:
+    """Drop a photo that is decoded only after what is done meanwhile."""
+    page.chrome.execute_script(_HOLD)
+    page.drop(photo_bytes(red=red, size=(SLOW, 300)))
+    page.wait(lambda: page.chrome.execute_script("return held.length"), "the photo does not come")
+    yield
+    page.chrome.execute_script("for (const resolve of held) resolve()")
+    page.settle()
+
+
+def test_a_photo_that_comes_while_the_token_is_asked_for_is_left_out(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine, Guard("sesame").around)).drop().wait_view("edit").click("#relight")
+    page.wait(page.find("#token-dialog").is_displayed, "no question for a token")
+    other = ("other.png", "image/png", photo_bytes(red=20, size=(320, 240)))
+    page.bring(other).bring(other, paste=True)
+    assert "dropping" not in (page.find("body").get_attribute("class") or "")
+    page.press(page.find("#token"), "sesame", Keys.ENTER).wait_view("done")
+    assert [render.photo.getpixel((0, 0))[0] for render in engine.renders] == [200]
+    assert page.pixel(".compare .before")[0] > 150
+
+
+def test_a_token_given_for_a_photo_that_has_made_way_is_kept_for_the_next(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine, Guard("sesame").around)).drop().wait_view("edit")
+    with slow_photo(page, red=20):
+        page.click("#relight")
+        page.wait(page.find("#token-dialog").is_displayed, "no question for a token")
+    page.press(page.find("#token"), "sesame", Keys.ENTER).settle()
+    assert page.view == "edit"
+    page.click("#relight").wait_view("done")
+    assert [render.photo.getpixel((0, 0))[0] for render in engine.renders] == [20]

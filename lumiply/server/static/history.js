@@ -26,6 +26,11 @@ function whole(room) {
   return Boolean(room.id) && [room.base, room.before, room.thumb].every((each) => each instanceof Blob);
 }
 
+/** Whether there is a result of it. */
+export function lit(room) {
+  return Object.keys(room.results).length > 0;
+}
+
 /**
  * Rooms by id, newest first. A room is
  * {id, made, name, base: Blob, lamps, seed, preset, upload: Blob | null, before: Blob, results: {color: Blob}, thumb: Blob}.
@@ -57,12 +62,24 @@ export class History {
 
   async put(room) {
     this.#kept.set(room.id, room);
-    const dropped = this.rooms.slice(MOST);
+    const dropped = this.#surplus(room);
     for (const old of dropped) this.#kept.delete(old.id);
     await this.#write((store) => {
       for (const old of dropped) store.delete(old.id);
       store.put(room);
     });
+  }
+
+  /** What is too much beside a room: the oldest, those first that came to nothing. */
+  #surplus(room) {
+    const worth = (each) => (each.id === room.id ? 2 : Number(lit(each)));
+    return this.rooms.sort((a, b) => worth(b) - worth(a)).slice(MOST);
+  }
+
+  /** Forget a room if it came to nothing. */
+  async removeUnlit(id) {
+    const room = this.get(id);
+    if (room && !lit(room)) await this.remove(id);
   }
 
   async remove(id) {

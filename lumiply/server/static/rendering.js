@@ -41,11 +41,18 @@ export async function start() {
     starting = false;
   }
   if (photo !== desk.image) return; // another one has come meanwhile
+  abandon(desk.room);
   for (const url of Object.values(desk.work.pictures)) URL.revokeObjectURL(url);
   desk.room = { ...desk.room, ...drawn, id: newId(), made: Date.now(), lamps, seed, preset: $("preset").value, results: {}, by: null };
   desk.work = { ...nothingYet(), pictures: { before: URL.createObjectURL(drawn.before) } };
   desk.color = "white";
   await run();
+}
+
+/** A room's render is given up: what there is of it is kept, and nobody asks for the rest. */
+function abandon(room) {
+  if (room.upload) cancelJob(room.id);
+  history.removeUnlit(room.id);
 }
 
 /** Get what is missing of the room on the desk. */
@@ -119,8 +126,12 @@ async function failed(mine, error) {
   if (error.code === "unauthorized") {
     const given = await question.ask();
     if (mine !== desk.room) return; // another photo has come meanwhile
-    if (given) await run();
-    else show("edit");
+    if (given) {
+      await run();
+    } else {
+      abandon(mine);
+      show("edit");
+    }
     return;
   }
   show(Object.keys(mine.results).length ? "done" : "edit");

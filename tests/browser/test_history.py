@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 pytest.importorskip("selenium")
 
+from lumiply.colors import COLORS
 from lumiply.server import FlaskServerThread
-from tests.browser.between import Guard
+from tests.browser.between import Guard, Unreachable
 from tests.browser.visitor import Visitor
 from tests.fakes import FakeEngine
 
@@ -92,3 +94,56 @@ def test_a_token_that_is_not_given_leaves_no_entry(serve: Serve, visit: Visit, e
     page.click("#token-cancel").wait_view("edit")
     assert page.all("#rooms li") == []
     page.wait(lambda: kept(page) == [], "kept nevertheless")
+
+
+@contextlib.contextmanager
+def second_tab(page: Visitor) -> Iterator[str]:
+    """Another tab, in front; what it is called."""
+    first = page.chrome.current_window_handle
+    page.chrome.switch_to.new_window("tab")
+    second = page.chrome.current_window_handle
+    try:
+        yield second
+    finally:
+        page.chrome.switch_to.window(second)
+        page.chrome.close()
+        page.chrome.switch_to.window(first)
+
+
+def test_a_tab_that_knows_a_room_unfinished_opens_it_finished(serve: Serve, visit: Visit) -> None:
+    engine, gate = FakeEngine(manual=True), Unreachable()
+    server = serve(engine, gate.around)
+    page = visit(server).drop().wait_view("edit").click("#relight").wait_view("busy")
+    first, render = page.chrome.current_window_handle, engine.wait_for(1)
+    with second_tab(page) as second:
+        page.open(server.url)
+        assert "not finished" in page.find("#rooms li").text
+        page.chrome.switch_to.window(first)
+        render.finish()
+        page.wait_view("done").wait(lambda: kept(page)[0][1:] == [True, 7], "not kept")
+        gate.closed = True  # nothing can be asked for again
+        page.chrome.switch_to.window(second)
+        page.click("#rooms .thumb").wait_view("done")
+        assert page.ready() == list(COLORS)
+        assert "not finished" not in page.find("#rooms li").text
+        gate.closed = False
+    assert page.reload().wait_view("done").ready() == list(COLORS)
+
+
+def test_what_one_tab_knows_of_a_room_takes_nothing_from_what_another_kept(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).relight()
+    page.chrome.execute_async_script("""
+        const answer = arguments[0];
+        const {History} = await import("/page/history.js");
+        const tab = new History();
+        await tab.load();
+        const [room] = tab.rooms;
+        await tab.put({...room, upload: room.before, results: {red: room.before}, by: null});
+        answer();
+    """)
+    assert [record[1:] for record in kept(page)] == [[True, 7]]
+    page.reload().wait_view("done")
+    assert page.ready() == list(COLORS)
+    assert page.find("#made-by").is_displayed()

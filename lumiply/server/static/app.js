@@ -50,7 +50,8 @@ async function useSample(button) {
 
 // ---- earlier rooms
 
-async function openRoom(kept) {
+async function openRoom(listed) {
+  const kept = await history.latest(listed);
   const image = await readable(kept.base);
   if (!image) return;
   clear();

@@ -31,6 +31,12 @@ export function lit(room) {
   return Object.keys(room.results).length > 0;
 }
 
+/** A room as it is stored and as this tab knows it: results of both; what is finished stays so. */
+function joined(stored, room) {
+  if (!stored) return room;
+  return { ...room, results: { ...stored.results, ...room.results }, upload: stored.upload && room.upload, by: room.by ?? stored.by };
+}
+
 /**
  * Rooms by id, newest first. A room is
  * {id, made, name, base: Blob, lamps, seed, preset, upload: Blob | null, before: Blob, results: {color: Blob}, thumb: Blob}.
@@ -66,8 +72,22 @@ export class History {
     for (const old of dropped) this.#kept.delete(old.id);
     await this.#write((store) => {
       for (const old of dropped) store.delete(old.id);
-      store.put(room);
+      store.get(room.id).onsuccess = ({ target }) => store.put(joined(target.result, room));
     });
+  }
+
+  /** A room with what another tab has got of it meanwhile. */
+  async latest(room) {
+    if (!this.#database) return room;
+    try {
+      const request = this.#database.transaction(STORE).objectStore(STORE).get(room.id);
+      await done(request.transaction);
+      const known = joined(request.result, room);
+      if (this.#kept.has(room.id)) this.#kept.set(room.id, known);
+      return known;
+    } catch {
+      return room;
+    }
   }
 
   /** What is too much beside a room: the oldest, those first that came to nothing. */
@@ -79,7 +99,7 @@ export class History {
   /** Forget a room if it came to nothing. */
   async removeUnlit(id) {
     const room = this.get(id);
-    if (room && !lit(room)) await this.remove(id);
+    if (room && !lit(await this.latest(room))) await this.remove(id);
   }
 
   async remove(id) {

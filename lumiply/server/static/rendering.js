@@ -50,9 +50,10 @@ export async function start() {
 }
 
 /** A room's render is given up: what there is of it is kept, and nobody asks for the rest. */
-function abandon(room) {
+async function abandon(room) {
   if (room.upload) cancelJob(room.id);
-  history.removeUnlit(room.id);
+  await history.removeUnlit(room.id);
+  paintHistory();
 }
 
 /** Get what is missing of the room on the desk. */
@@ -129,7 +130,7 @@ async function failed(mine, error) {
     if (given) {
       await run();
     } else {
-      abandon(mine);
+      await abandon(mine);
       show("edit");
     }
     return;

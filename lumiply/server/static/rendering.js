@@ -1,6 +1,7 @@
 // One render of the photo on the desk: begun, followed, cancelled, and told of where it fails.
 
 import { $, desk, health, history, layer, nothingYet, notice, OPEN, paint, paintHistory, paintProgress, phase, show, toTop } from "./desk.js";
+import { lit } from "./history.js";
 import { compose } from "./photo.js";
 import { COLORS, relight } from "./relight.js";
 import { cancelJob } from "./server.js";
@@ -135,8 +136,9 @@ async function failed(mine, error) {
     }
     return;
   }
-  show(Object.keys(mine.results).length ? "done" : "edit");
-  notice.show(error, run);
+  const partly = lit(mine);
+  show(partly ? "done" : "edit");
+  notice.show(error, partly ? run : start); // above the lamps and fields, again means as they are then
   if (error.code === "network") health.look();
 }
 

@@ -35,14 +35,19 @@ Image.prototype.decode = async function () {{
 
 
 @contextlib.contextmanager
-def slow_photo(page: Visitor, red: int = 20) -> Iterator[None]:
-    """Drop a photo that is decoded only after what is done meanwhile."""
+def slow(page: Visitor, ask: Callable[[], object]) -> Iterator[None]:
+    """Ask for a picture of that width; it is decoded only after what is done meanwhile."""
     page.chrome.execute_script(_HOLD)
-    page.drop(photo_bytes(red=red, size=(SLOW, 300)))
+    ask()
     page.wait(lambda: page.chrome.execute_script("return held.length"), "the photo does not come")
     yield
     page.chrome.execute_script("for (const resolve of held) resolve()")
     page.settle()
+
+
+def slow_photo(page: Visitor, red: int) -> contextlib.AbstractContextManager[None]:
+    """Drop a photo that takes long."""
+    return slow(page, lambda: page.drop(photo_bytes(red=red, size=(SLOW, 300))))
 
 
 def test_a_photo_that_comes_while_the_token_is_asked_for_is_left_out(
@@ -69,3 +74,32 @@ def test_a_token_given_for_a_photo_that_has_made_way_is_kept_for_the_next(
     assert page.view == "edit"
     page.click("#relight").wait_view("done")
     assert [render.photo.getpixel((0, 0))[0] for render in engine.renders] == [20]
+
+
+def test_of_two_photos_the_one_given_last_stays(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine))
+    with slow_photo(page, red=20):
+        page.drop().wait_view("edit").click("[data-lamp=table]")
+    assert page.pixel("#photo") == [200, 100, 50]
+    assert len(page.all(".lamp")) == 1
+
+
+def test_a_photo_that_takes_long_does_not_take_the_place_of_a_room_opened_later(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).relight().click("[data-in=done] [data-do=other]").wait_view("empty")
+    with slow_photo(page, red=20):
+        page.click("#rooms .thumb").wait_view("done")
+    assert page.view == "done"
+    assert page.pixel(".compare .before")[0] > 150
+
+
+def test_a_room_that_takes_long_does_not_take_the_place_of_a_photo_given_later(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine)).drop(photo_bytes(red=20, size=(SLOW, 300))).wait_view("edit")
+    page.click("#relight").wait_view("done").click("[data-in=done] [data-do=other]").wait_view("empty")
+    with slow(page, lambda: page.click("#rooms .thumb")):
+        page.drop().wait_view("edit")
+    assert page.view == "edit"
+    assert page.pixel("#photo") == [200, 100, 50]

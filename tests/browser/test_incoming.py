@@ -103,3 +103,19 @@ def test_a_room_that_takes_long_does_not_take_the_place_of_a_photo_given_later(
         page.drop().wait_view("edit")
     assert page.view == "edit"
     assert page.pixel("#photo") == [200, 100, 50]
+
+
+def test_the_pages_own_pictures_cannot_be_dropped_as_photos(
+    serve: Serve, visit: Visit, engine: FakeEngine
+) -> None:
+    page = visit(serve(engine))
+    watch = "window.drags = []; addEventListener('dragstart', (event) => drags.push(event.target.outerHTML))"
+    page.chrome.execute_script(watch)
+    for picture in (".hero img", "[data-sample] img", "#home img"):
+        page.drag(page.find(picture), page.find("#drop"), 0.5, 0.2)
+        assert page.chrome.execute_script("return drags") == []
+    page.chrome.execute_script("scrollTo(0, 0)")
+    page.click("#home").wait_view("empty").relight().click("#change").wait_view("edit")
+    page.click("[data-lamp=table]").drag(page.find("#rooms .thumb img"), page.find("#edit-title"), 0.5, 0.5)
+    assert page.chrome.execute_script("return drags") == []
+    assert len(page.all(".lamp")) == 1

@@ -119,3 +119,13 @@ def test_the_pages_own_pictures_cannot_be_dropped_as_photos(
     page.click("[data-lamp=table]").drag(page.find("#rooms .thumb img"), page.find("#edit-title"), 0.5, 0.5)
     assert page.chrome.execute_script("return drags") == []
     assert len(page.all(".lamp")) == 1
+
+
+def test_of_several_files_the_first_picture_is_taken(serve: Serve, visit: Visit, engine: FakeEngine) -> None:
+    page = visit(serve(engine))
+    files = [
+        ("notes.txt", "text/plain", b"x"),
+        *(("a.png", "image/png", photo_bytes(red)) for red in (20, 90)),
+    ]
+    page.bring(*files).wait_view("edit")
+    assert page.pixel("#photo") == [20, 100, 50]

@@ -2,7 +2,10 @@
 
 /** @param {(file: File) => void} onPhoto */
 export function takePhotos(input, onPhoto) {
-  const take = (files) => files?.[0] && !asking() && onPhoto(files[0]);
+  const take = (files) => {
+    const file = [...(files ?? [])].find((each) => each.type.startsWith("image/")) ?? files?.[0];
+    if (file && !asking()) onPhoto(file);
+  };
   input.addEventListener("change", () => {
     const files = [...input.files];
     input.value = ""; // so that the same file can be chosen again

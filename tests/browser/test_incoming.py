@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,20 @@ def test_of_several_files_the_first_picture_is_taken(serve: Serve, visit: Visit,
     ]
     page.bring(*files).wait_view("edit")
     assert page.pixel("#photo") == [20, 100, 50]
+
+
+@pytest.mark.parametrize(
+    ("photo", "saved"),
+    [
+        ("ห้องนอน.png", "ห้องนอน"),
+        ("Ku\u0308che 1.png", "Küche_1"),
+        ("\u1100\u1165\u1109\u1175\u11af.png", "거실"),
+    ],
+)
+def test_a_photos_name_in_any_script_is_its_files_name(
+    serve: Serve, visit: Visit, engine: FakeEngine, tmp_path: Path, photo: str, saved: str
+) -> None:
+    page = visit(serve(engine)).drop(name=photo).wait_view("edit").click("#relight").wait_view("done")
+    page.downloads_to(tmp_path)
+    page.click("#save").wait(lambda: list(tmp_path.glob("*.jpg")), "no file")
+    assert [file.name for file in tmp_path.glob("*.jpg")] == [f"{saved}_white.jpg"]

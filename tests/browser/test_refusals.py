@@ -151,6 +151,18 @@ def test_a_servers_refusal_is_told_in_words_and_can_be_tried_again(serve: Serve,
     assert not page.find("#notice").is_displayed()
 
 
+def test_trying_again_takes_the_lamps_and_the_seed_as_they_are_then(serve: Serve, visit: Visit) -> None:
+    engine = FakeEngine(queue_size=0)
+    page = visit(serve(engine)).drop().wait_view("edit").click("#relight")
+    page.notice()
+    engine._queue_size = 9
+    page.click("[data-lamp=table]").click("#more summary")
+    page.press(page.find("#seed"), "7").click("#retry").wait_view("done")
+    [render] = engine.renders
+    assert render.seed == 7
+    assert len(set(render.photo.tobytes())) > 3  # a lamp on a plain photo
+
+
 def test_a_colour_that_the_server_lacks_is_named_and_the_rest_is_there(serve: Serve, visit: Visit) -> None:
     page = visit(serve(FakeEngine(colors=("white", "red", "blue")))).relight()
     assert page.ready() == ["white", "red", "blue"]

@@ -19,13 +19,15 @@ from lumiply.colors import COLORS
 from tests.fakes import PATIENCE_S, photo_bytes
 
 _DROP = """
-const [name, type, data] = arguments;
-const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
+const [given, paste] = arguments;
 const files = new DataTransfer();
-files.items.add(new File([bytes], name, {type}));
+for (const [name, type, data] of given)
+  files.items.add(new File([Uint8Array.from(atob(data), (each) => each.charCodeAt(0))], name, {type}));
 const target = document.getElementById("stage");
-for (const kind of ["dragenter", "dragover", "drop"])
-  target.dispatchEvent(new DragEvent(kind, {dataTransfer: files, bubbles: true, cancelable: true}));
+const how = {bubbles: true, cancelable: true};
+if (paste) target.dispatchEvent(new ClipboardEvent("paste", {clipboardData: files, ...how}));
+else for (const kind of ["dragenter", "dragover", "drop"])
+  target.dispatchEvent(new DragEvent(kind, {dataTransfer: files, ...how}));
 """
 
 _PIXEL = """
@@ -99,7 +101,17 @@ class Visitor:
 
     def drop(self, data: bytes | None = None, name: str = "room.png", type: str = "image/png") -> Visitor:
         data = photo_bytes(size=(320, 240)) if data is None else data
-        self.chrome.execute_script(_DROP, name, type, base64.b64encode(data).decode())
+        return self.bring((name, type, data))
+
+    def bring(self, *files: tuple[str, str, bytes], paste: bool = False) -> Visitor:
+        """Drop files of names and types, or paste them."""
+        given = [(name, type, base64.b64encode(data).decode()) for name, type, data in files]
+        self.chrome.execute_script(_DROP, given, paste)
+        return self
+
+    def settle(self) -> Visitor:
+        """Let the page do all that it can do without waiting for anything."""
+        self.chrome.execute_async_script("setTimeout(arguments[0])")
         return self
 
     @property

@@ -13,12 +13,21 @@ import { say, switchLanguage, translate } from "./words.js";
 
 // ---- the photo
 
-async function usePhoto(file, name = file.name || "room") {
-  if (file.type && !file.type.startsWith("image/")) {
-    notice.show({ code: "not_a_picture" });
-    return;
-  }
-  const image = await readable(file);
+let wishes = 0;
+
+/** A wish for a photo or a room: tells later whether it is still the last one. */
+function wish() {
+  const mine = ++wishes;
+  return () => mine === wishes;
+}
+
+function takeFile(file) {
+  if (file.type && !file.type.startsWith("image/")) notice.show({ code: "not_a_picture" });
+  else usePhoto(file, file.name || "room", wish());
+}
+
+async function usePhoto(file, name, wanted) {
+  const image = await readable(file, wanted);
   if (!image) return;
   leave();
   lay(image, { id: "", made: 0, name, base: file, lamps: [], seed: "", preset: "", upload: null, before: null, results: {}, thumb: null, by: null });
@@ -26,23 +35,26 @@ async function usePhoto(file, name = file.name || "room") {
   toTop();
 }
 
-/** The photo, decoded; null, and a notice, if it cannot be. */
-async function readable(blob) {
+/** The photo, decoded; null if it cannot be, with a notice, or if it is not wanted any more. */
+async function readable(blob, wanted) {
   try {
-    return await decode(blob);
+    const image = await decode(blob);
+    if (wanted()) return image;
+    URL.revokeObjectURL(image.src);
   } catch {
-    notice.show({ code: "unreadable" });
-    return null;
+    if (wanted()) notice.show({ code: "unreadable" });
   }
+  return null;
 }
 
 async function useSample(button) {
   if (button.ariaBusy === "true") return;
   button.ariaBusy = "true";
+  const wanted = wish();
   try {
-    await usePhoto(await getFile(button.dataset.sample), say("sample"));
+    await usePhoto(await getFile(button.dataset.sample), say("sample"), wanted);
   } catch (error) {
-    notice.show(error, () => useSample(button));
+    if (wanted()) notice.show(error, () => useSample(button));
   } finally {
     button.ariaBusy = "false";
   }
@@ -50,8 +62,10 @@ async function useSample(button) {
 
 // ---- earlier rooms
 
-async function openRoom(kept) {
-  const image = await readable(kept.base);
+async function openRoom(listed) {
+  const wanted = wish();
+  const kept = await history.latest(listed);
+  const image = await readable(kept.base, wanted);
   if (!image) return;
   clear();
   lay(image, kept);
@@ -113,7 +127,7 @@ function listen() {
   for (const button of document.querySelectorAll("[data-do=other]")) button.addEventListener("click", leave);
   for (const button of document.querySelectorAll("[data-lamp]")) draggable(button, layer, $("lamps"));
   for (const button of document.querySelectorAll("[data-sample]")) button.addEventListener("click", () => useSample(button));
-  takePhotos($("file"), usePhoto);
+  takePhotos($("file"), takeFile);
 }
 
 // ---- begin

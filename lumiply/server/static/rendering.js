@@ -1,6 +1,7 @@
 // One render of the photo on the desk: begun, followed, cancelled, and told of where it fails.
 
 import { $, desk, health, history, layer, nothingYet, notice, OPEN, paint, paintHistory, paintProgress, phase, show, toTop } from "./desk.js";
+import { lit } from "./history.js";
 import { compose } from "./photo.js";
 import { COLORS, relight } from "./relight.js";
 import { cancelJob } from "./server.js";
@@ -41,11 +42,19 @@ export async function start() {
     starting = false;
   }
   if (photo !== desk.image) return; // another one has come meanwhile
+  abandon(desk.room);
   for (const url of Object.values(desk.work.pictures)) URL.revokeObjectURL(url);
   desk.room = { ...desk.room, ...drawn, id: newId(), made: Date.now(), lamps, seed, preset: $("preset").value, results: {}, by: null };
   desk.work = { ...nothingYet(), pictures: { before: URL.createObjectURL(drawn.before) } };
   desk.color = "white";
   await run();
+}
+
+/** A room's render is given up: what there is of it is kept, and nobody asks for the rest. */
+async function abandon(room) {
+  if (room.upload) cancelJob(room.id);
+  await history.removeUnlit(room.id);
+  paintHistory();
 }
 
 /** Get what is missing of the room on the desk. */
@@ -117,12 +126,19 @@ function listener(mine) {
 
 async function failed(mine, error) {
   if (error.code === "unauthorized") {
-    if (await question.ask()) await run();
-    else show("edit");
+    const given = await question.ask();
+    if (mine !== desk.room) return; // another photo has come meanwhile
+    if (given) {
+      await run();
+    } else {
+      await abandon(mine);
+      show("edit");
+    }
     return;
   }
-  show(Object.keys(mine.results).length ? "done" : "edit");
-  notice.show(error, run);
+  const partly = lit(mine);
+  show(partly ? "done" : "edit");
+  notice.show(error, partly ? run : start); // above the lamps and fields, again means as they are then
   if (error.code === "network") health.look();
 }
 

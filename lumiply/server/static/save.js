@@ -3,7 +3,11 @@
 import { COLORS } from "./relight.js";
 import { zip } from "./zip.js";
 
-const stem = (room) => room.name.replace(/\.[^.]*$/, "").replace(/[^\p{L}\p{N}_-]+/gu, "_").slice(0, 60) || "room";
+/** A room's name as that of a file: letters of every script, with the marks that belong to them. */
+function stem(room) {
+  const name = room.name.normalize("NFC").replace(/\.[^.]*$/, "");
+  return name.replace(/[^\p{L}\p{M}\p{N}_-]+/gu, "_").slice(0, 60) || "room";
+}
 
 export function saveOne(room, color) {
   saveAs(room.results[color], `${stem(room)}_${color}.jpg`);

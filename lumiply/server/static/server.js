@@ -23,8 +23,9 @@ export function takeToken() {
   window.history.replaceState(null, "", here);
 }
 
+/** Keep a token, without what no header can carry and a token never has, such as the invisible marks that a chat adds. */
 export function setToken(token) {
-  remember(TOKEN, token);
+  remember(TOKEN, token.replace(/[^\x21-\x7e]/g, ""));
 }
 
 function headers() {

@@ -35,7 +35,7 @@ export class Strip {
     const open = Object.assign(document.createElement("button"), { type: "button", className: "thumb" });
     open.setAttribute("aria-label", `${say("openRoom")}: ${room.name}`);
     open.setAttribute("aria-current", String(isOpen));
-    open.append(Object.assign(new Image(), { src: this.#thumbs.get(room.id), alt: "" }));
+    open.append(Object.assign(new Image(), { src: this.#thumbs.get(room.id), alt: "", draggable: false }));
     const dots = Object.assign(document.createElement("span"), { className: "dots" });
     for (const name of COLORS.filter((each) => room.results[each])) {
       dots.append(Object.assign(document.createElement("i"), { className: name }));

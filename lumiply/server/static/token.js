@@ -14,7 +14,7 @@ export class TokenQuestion {
       this.#end(false);
     };
     dialog.querySelector("form").addEventListener("submit", () => {
-      setToken(this.#input.value.trim());
+      setToken(this.#input.value);
       this.#end(true);
     });
     dialog.querySelector("[type=button]").addEventListener("click", refuse);

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from lumiply.synth import palette
-from lumiply.synth.layout import WALL_YAW, Layout
+from lumiply.synth.lamps import foot_radius
+from lumiply.synth.layout import WALL_YAW, Layout, directions
 from lumiply.synth.palette import choose, plain
+from lumiply.synth.spec import Item, Lamp
 
 SOIL = (0.03, 0.02, 0.015)
+SMALL_KINDS = ("small_books", "vase", "screen")
+"""What is taken away where a lamp is put down."""
 
 
 def decorate(layout: Layout) -> None:
@@ -16,6 +20,28 @@ def decorate(layout: Layout) -> None:
     _extras(layout)
     _decorate_supports(layout)
     _decorate_walls(layout)
+
+
+def make_way(layout: Layout, lamp: Lamp) -> None:
+    """Take away the small things that a table lamp would stand in or reach into."""
+    if lamp.kind == "table":
+        layout.items = [
+            item for item in layout.items if item.kind not in SMALL_KINDS or not _touches(item, lamp)
+        ]
+
+
+def _touches(item: Item, lamp: Lamp) -> bool:
+    """Whether a small thing is where the lamp's foot, body or shade is."""
+    away = np.array(item.position) - np.array(lamp.positions[0])
+    bottom, top = away[2], away[2] + item.size[2]
+    if bottom >= lamp.height or top <= 0:
+        return False
+    reach = max(foot_radius(lamp), lamp.stem_radius)
+    if top > lamp.height - lamp.shade_height:
+        reach = max(reach, lamp.shade_radius)
+    across, inward = directions(item.yaw)
+    gaps = np.abs([across @ away[:2], inward @ away[:2]]) - np.array(item.size[:2]) / 2
+    return bool(np.hypot(*np.maximum(gaps, 0)) < reach)
 
 
 def _extras(layout: Layout) -> None:
@@ -76,7 +102,7 @@ def _decorate_supports(layout: Layout) -> None:
                 "vase",
                 spot,
                 0.0,
-                (rng.uniform(0.07, 0.14), 0.1, rng.uniform(0.12, 0.3)),
+                (width := rng.uniform(0.07, 0.14), width, rng.uniform(0.12, 0.3)),
                 layout.things(1),
                 support.z,
                 True,

@@ -6,7 +6,7 @@ import numpy as np
 
 from lumiply.synth import palette
 from lumiply.synth.decorate import decorate
-from lumiply.synth.layout import WALL_YAW, Layout, Support
+from lumiply.synth.layout import WALL_YAW, Layout, Support, directions
 from lumiply.synth.palette import choose, plain
 from lumiply.synth.spec import Surface, Vector
 
@@ -55,7 +55,10 @@ def _bedroom(layout: Layout) -> None:
     x, y = layout.spot(wall, along, bed[1], 0.1)
     surfaces = (layout.wood(), head, layout.cloth(), layout.cloth(patterned=False), *pillows)
     layout.add("bed", (x, y), WALL_YAW[wall], bed, surfaces, force=True)
-    layout.support(x + rng.uniform(-0.3, 0.3) * bed[0], y - 0.3 * bed[1], bed[2] + 0.03, 0.18)
+    across, inward = directions(WALL_YAW[wall])
+    middle = np.array([x, y])
+    place = middle + across * rng.uniform(-0.3, 0.3) * bed[0] + inward * 0.3 * bed[1]
+    layout.support(place[0], place[1], bed[2] + 0.03, 0.18)
     if wall == "back" and rng.random() < 0.3:
         _wall_shelf(layout, along, bed[0] * rng.uniform(0.9, 1.3), layout.ground(y))
     stand = (rng.uniform(0.38, 0.58), rng.uniform(0.34, 0.45), rng.uniform(0.4, 0.65))
@@ -66,15 +69,15 @@ def _bedroom(layout: Layout) -> None:
         rug = (rng.uniform(1.4, 2.6), rng.uniform(1.0, 2.0), 0.012)
         layout.add(
             "rug",
-            (x, y - 0.8),
-            rng.normal(0, 0.1),
+            middle + inward * 0.8,
+            WALL_YAW[wall] + rng.normal(0, 0.1),
             rug,
             (palette.rug(rng, layout.scheme, max(rug)),),
             force=True,
         )
     if rng.random() < 0.4:
         bench = (min(bed[0], rng.uniform(0.8, 1.4)), 0.4, 0.45)
-        layout.add("crate", (x, y - bed[1] / 2 - 0.3), WALL_YAW[wall], bench, (layout.cloth(),))
+        layout.add("crate", middle + inward * (bed[1] / 2 + 0.3), WALL_YAW[wall], bench, (layout.cloth(),))
     _tall_pieces(layout)
 
 
@@ -184,11 +187,11 @@ def _study(layout: Layout) -> None:
     x, y = layout.spot(wall, along, desk[1], 0.03)
     yaw = WALL_YAW[wall]
     layout.add("table", (x, y), yaw, desk, (layout.wood(), legs), force=True)
-    across = np.array([np.cos(yaw), np.sin(yaw)])
-    inward = np.array([np.sin(yaw), -np.cos(yaw)])
+    across, inward = directions(yaw)
     side = float(choose(rng, (-1, 1)))
-    place = np.array([x, y]) + across * side * desk[0] * rng.uniform(0.25, 0.38)
-    layout.support(place[0], place[1], desk[2], 0.2)
+    aside = desk[0] * rng.uniform(0.25, 0.38)
+    place = np.array([x, y]) + across * side * aside
+    layout.support(place[0], place[1], desk[2], min(0.2, desk[0] / 2 - aside))
     if rng.random() < 0.6:
         screen = (rng.uniform(0.4, 0.75), 0.2, rng.uniform(0.28, 0.42))
         spot = np.array([x, y]) - across * side * desk[0] * 0.1 - inward * 0.08
@@ -231,7 +234,7 @@ def _dining(layout: Layout) -> None:
     layout.support(x, y, table[2], 0.3)
     layout.tables.append(Support(x, y, table[2], 0.4))
     seat, legs = layout.cloth(), layout.wood()
-    across, inward = np.array([np.cos(yaw), np.sin(yaw)]), np.array([np.sin(yaw), -np.cos(yaw)])
+    across, inward = directions(yaw)
     for sign in (-1, 1):
         for k in (-0.28, 0.28):
             if rng.random() < 0.85:

@@ -19,6 +19,12 @@ RADIANCE_ROWS = 32
 """Texels along the shade's profile, outside and inside together."""
 BULB_RADIANCE = 3.0
 """Radiance of the bulb; the inside of a shade has about 1."""
+DISC = 0.62
+"""Radius of the disc that a rod stands on, as a share of the shade's."""
+BLOCK = 1.7
+"""Side of a block, as a multiple of the stem's radius."""
+TRIPOD_SPREAD = {"table": 0.4, "floor": 0.28}
+"""How far a tripod's feet stand from its middle, as a share of the stem's height."""
 WALL = 0.004
 """Thickness of a shade, metres."""
 
@@ -102,25 +108,39 @@ def _ball(radius: float) -> Mesh:
     return revolve(np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1), 16, unit_uv=True)
 
 
+def foot_radius(lamp: Lamp) -> float:
+    """How far a standing lamp's foot reaches from its middle."""
+    if lamp.stem == "tripod":
+        return TRIPOD_SPREAD[lamp.kind] * _stem_height(lamp) + 0.015
+    if lamp.stem == "rod":
+        return DISC * lamp.shade_radius
+    return lamp.stem_radius * {"block": BLOCK * np.sqrt(0.5), "vase": 0.5, "ball": 0.25}.get(lamp.stem, 1.0)
+
+
+def _stem_height(lamp: Lamp) -> float:
+    """From the foot to where the stem ends: inside the shade, or at the arm that carries it."""
+    return lamp.height if lamp.offset > 0 else lamp.height - lamp.shade_height * 0.55
+
+
 def _stem(lamp: Lamp, height: float) -> list[Mesh]:
     """The body of a standing lamp from the foot up to `height`."""
     radius = lamp.stem_radius
     thin = 0.008 if lamp.kind == "table" else 0.012
     neck = rod((0, 0, 0), (0, 0, height), thin)
     if lamp.stem == "tripod":
-        reach = height * (0.28 if lamp.kind == "floor" else 0.4)
+        reach = height * TRIPOD_SPREAD[lamp.kind]
         angles = np.arange(3) * 2 * np.pi / 3 + lamp.yaw
         feet = [(reach * np.cos(a), reach * np.sin(a), 0.0) for a in angles]
         return [rod(foot, (0, 0, height * 0.92), thin * 1.2) for foot in feet] + [
             rod((0, 0, height * 0.85), (0, 0, height), thin)
         ]
     if lamp.stem == "rod":
-        foot = lamp.shade_radius * 0.62
+        foot = lamp.shade_radius * DISC
         disc: list[list[float]] = [[0, 0], [foot, 0], [foot, 0.012], [foot * 0.95, 0.018], [thin, 0.022]]
         return [revolve(disc, 28), rod((0, 0, 0), (0, 0, height), radius if lamp.kind == "floor" else thin)]
     body = height * 0.86
     if lamp.stem == "block":
-        return [box((radius * 1.7, radius * 1.7, body), (0, 0, body / 2), 0.01), neck]
+        return [box((radius * BLOCK, radius * BLOCK, body), (0, 0, body / 2), 0.01), neck]
     t = np.linspace(0, 1, 20)
     widths = {
         "vase": 0.45 + 0.55 * np.sin(np.pi * np.clip(t, 0, 1) ** 0.8) ** 1.3,
@@ -135,9 +155,8 @@ def _standing(lamp: Lamp) -> LampMeshes:
     """A table or floor lamp standing at the origin."""
     out = np.array([lamp.offset * np.cos(lamp.yaw), lamp.offset * np.sin(lamp.yaw), 0.0])
     rim = lamp.height - lamp.shade_height
-    top_of_stem = rim + lamp.shade_height * 0.45
+    top_of_stem = _stem_height(lamp)
     if lamp.offset > 0:
-        top_of_stem = lamp.height * 1.0
         mast = _stem(lamp, top_of_stem)
         arm = [
             rod((0, 0, top_of_stem), out + (0, 0, top_of_stem), 0.012),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lumiply.synth import palette
 from lumiply.synth.palette import Scheme, new_seed, plain
@@ -17,6 +18,11 @@ WALL_YAW = {"back": 0.0, "left": np.pi / 2, "right": -np.pi / 2, "front": np.pi}
 """Rotation of an item whose back is to a wall."""
 FLAT_KINDS = ("rug", "picture", "curtains", "small_books", "vase", "door")
 """What takes no room on the floor."""
+
+
+def directions(yaw: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit vectors (x, y) across an item, to its right, and inward, from its back to its front."""
+    return np.array([np.cos(yaw), np.sin(yaw)]), np.array([np.sin(yaw), -np.cos(yaw)])
 
 
 class Footprint(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumiply.synth import palette
-from lumiply.synth.lamps import SHADES, STEMS, silhouette
+from lumiply.synth.lamps import BLOCK, DISC, SHADES, STEMS, foot_radius, silhouette
 from lumiply.synth.layout import Footprint, Layout, Support
 from lumiply.synth.palette import choose
 from lumiply.synth.spec import LAMP_KINDS, Camera, Lamp, LampKind, Surface, Vector
@@ -18,6 +18,8 @@ COVERAGE_RANGE = (0.004, 0.09)
 """Share of the picture that the lamp's outline may cover, by a rough estimate."""
 ATTEMPTS = 60
 """Draws of lamp and camera before the best one so far is taken."""
+CLEARANCE = 0.01
+"""Metres between a lamp and a wall, at least."""
 ASPECTS = (1.0, 4 / 3, 4 / 3, 3 / 2, 16 / 9, 3 / 4)
 Points = NDArray[np.float64]
 
@@ -57,12 +59,34 @@ def place_lamp_and_camera(layout: Layout, rng: np.random.Generator) -> tuple[Lam
         lamp = _sample_lamp(layout, rng, kind)
         camera = _sample_camera(layout, rng, lamp)
         view = look(camera, lamp, layout.footprints)
-        if best is None or view.score > best[0]:
-            best = (view.score, lamp, camera)
-        if view.is_good:
+        clear = _is_clear(layout, lamp)
+        score = view.score if clear else view.score - 10
+        if best is None or score > best[0]:
+            best = (score, lamp, camera)
+        if view.is_good and clear:
             return lamp, camera
     assert best is not None
     return best[1], best[2]
+
+
+def _is_clear(layout: Layout, lamp: Lamp) -> bool:
+    """Whether every shade is inside the room and in no piece of furniture, nor a foot on the floor."""
+    foot = lamp.positions[0]
+    on_floor = lamp.kind != "pendant" and foot[2] <= layout.ground(foot[1])
+    if on_floor and not _has_room(layout, foot, foot_radius(lamp)):
+        return False
+    radius, out = lamp.shade_radius, np.array([np.cos(lamp.yaw), np.sin(lamp.yaw)]) * lamp.offset
+    bottom = -lamp.height if lamp.kind == "pendant" else lamp.height - lamp.shade_height
+    return all(
+        layout.is_free(
+            Footprint(
+                x + out[0] - radius, y + out[1] - radius, x + out[0] + radius, y + out[1] + radius,
+                z + bottom, z + bottom + lamp.shade_height,
+            ),
+            margin=0.0,
+        )
+        for x, y, z in lamp.positions
+    )  # fmt: skip
 
 
 def project(camera: Camera, points: Points) -> tuple[Points, Points]:
@@ -185,7 +209,7 @@ def _table_lamp(layout: Layout, rng: np.random.Generator) -> Lamp:
     """On a table or cabinet; now and then on the floor or the edge of a bed."""
     spots = [spot for spot in layout.supports if spot.z < 1.2]
     if spots and rng.random() < 0.85:
-        support: Support = choose(rng, spots)
+        support = choose(rng, spots)
         slack = max(support.radius - 0.12, 0.0)
         position: Vector = (
             support.x + rng.uniform(-1, 1) * slack,
@@ -194,18 +218,47 @@ def _table_lamp(layout: Layout, rng: np.random.Generator) -> Lamp:
         )
     else:
         position = _free_floor(layout, rng, 0.2)
+        support = Support(*position, 0.25)
+    wall = _wall_distance(layout, support.x, support.y) - CLEARANCE
     opaque = rng.random() < 0.12
     shade = choose(rng, ("cone", "cone", "drum", "drum", "cylinder", "dome", "bell", "globe"))
-    radius = float(rng.uniform(0.09, 0.21))
+    radius = min(float(rng.uniform(0.09, 0.21)), wall, support.radius / DISC)
     tall = radius * 2 * float(rng.uniform(0.85, 1.0) if shade == "globe" else rng.uniform(0.55, 1.15))
     body = float(rng.uniform(0.12, 0.36))
     stem = choose(rng, ("rod", "rod", *STEMS))
-    bulge = float(rng.uniform(0.35, 0.75)) * radius
+    bulge = min(float(rng.uniform(0.35, 0.75)) * radius, support.radius * 2**0.5 / BLOCK)
     surfaces = _shade_surface(rng, layout, opaque), _body_surface(rng, layout)
-    return Lamp(
+    lamp = Lamp(
         "table", (position,), shade, radius, tall, body + tall, _glow(rng, opaque and shade != "globe"), stem, bulge,
         0.0, float(rng.uniform(0, 6.28)), *surfaces,
     )  # fmt: skip
+    return _settled(layout, lamp, support, min(support.radius, wall))
+
+
+def _wall_distance(layout: Layout, x: float, y: float) -> float:
+    """From a place to the nearest wall."""
+    width, length, _ = layout.size
+    return float(min(x, width - x, y, length - y))
+
+
+def _has_room(layout: Layout, position: Vector, foot: float) -> bool:
+    """Whether a foot on the floor meets neither a wall nor furniture."""
+    x, y, z = position
+    place = Footprint(x - foot, y - foot, x + foot, y + foot, z, z + 0.3)
+    return _wall_distance(layout, x, y) > foot + CLEARANCE and layout.is_free(place, margin=0.0)
+
+
+def _settled(layout: Layout, lamp: Lamp, support: Support, room: float) -> Lamp:
+    """A table lamp with its whole foot on a support that leaves `room` round its middle, and clear of the walls."""
+    if lamp.stem == "tripod" and foot_radius(lamp) > room:
+        lamp = replace(lamp, stem="rod")
+    foot = foot_radius(lamp)
+    spare, reach = max(support.radius - foot, 0.0), max(lamp.shade_radius, foot) + CLEARANCE
+    x, y = (
+        float(np.clip(place, max(middle - spare, reach), min(middle + spare, size - reach)))
+        for place, middle, size in zip(lamp.positions[0][:2], support[:2], layout.size[:2], strict=True)
+    )
+    return replace(lamp, positions=((x, y, support.z),))
 
 
 def _floor_lamp(layout: Layout, rng: np.random.Generator) -> Lamp:
@@ -219,11 +272,17 @@ def _floor_lamp(layout: Layout, rng: np.random.Generator) -> Lamp:
     inward = np.arctan2(layout.size[1] / 2 - position[1], layout.size[0] / 2 - position[0])
     stem = "tripod" if rng.random() < 0.25 and not offset else "rod"
     surfaces = _shade_surface(rng, layout, opaque), _body_surface(rng, layout)
-    return Lamp(
+    lamp = Lamp(
         "floor", (position,), shade, radius, tall, float(rng.uniform(1.1, 1.75)),
         _glow(rng, opaque and shade != "globe"), stem, float(rng.uniform(0.009, 0.02)), offset,
         float(inward + rng.normal(0, 0.4)), *surfaces,
     )  # fmt: skip
+    if stem == "tripod" and not _has_room(layout, position, foot_radius(lamp)):
+        return replace(lamp, stem="rod")
+    shade_x, shade_y = position[0] + offset * np.cos(lamp.yaw), position[1] + offset * np.sin(lamp.yaw)
+    if _wall_distance(layout, shade_x, shade_y) < radius + CLEARANCE:
+        return replace(lamp, yaw=float(inward))
+    return lamp
 
 
 def _pendant(layout: Layout, rng: np.random.Generator) -> Lamp:
@@ -247,14 +306,10 @@ def _pendant(layout: Layout, rng: np.random.Generator) -> Lamp:
     direction = float(choose(rng, (0.0, 0.0, 0.0, np.pi / 2)))
     places = [(k - (count - 1) / 2) * step for k in range(count)]
     rim = radius + 0.06
-    positions = tuple(
-        (
-            float(np.clip(x + k * np.cos(direction), rim, width - rim)),
-            float(np.clip(y + k * np.sin(direction), rim, length - rim)),
-            height,
-        )
-        for k in places
-    )
+    aside, along = np.cos(direction), np.sin(direction)
+    reach_x, reach_y = rim + places[-1] * aside, rim + places[-1] * along
+    x, y = np.clip(x, reach_x, width - reach_x), np.clip(y, reach_y, length - reach_y)
+    positions = tuple((float(x + k * aside), float(y + k * along), height) for k in places)
     surfaces = _shade_surface(rng, layout, opaque), _body_surface(rng, layout)
     glow = _glow(rng, opaque and shade != "globe")
     return Lamp("pendant", positions, shade, radius, tall, drop, glow, "rod", 0.01, 0.0, 0.0, *surfaces)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lumiply.synth import palette
+from lumiply.synth.decorate import make_way
 from lumiply.synth.furnish import ROOM_KINDS, ROOM_WEIGHTS, furnish
 from lumiply.synth.layout import Layout
 from lumiply.synth.palette import choose
@@ -38,6 +39,7 @@ def sample_room(seed: int, split: Split = "train") -> RoomSpec:
     furnish(layout, kind)
     light = _sample_light(rng, size, mood)
     lamp, camera = place_lamp_and_camera(layout, rng)
+    make_way(layout, lamp)
     ceiling = Surface(
         "plaster",
         (palette.hsv(0.1, rng.uniform(0, 0.06), rng.uniform(0.78, 0.97)),),

@@ -69,7 +69,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """ "auto" is half precision on a GPU, where it keeps 65 dB of the picture, and float32 on a CPU.
+    """ "auto" is half precision on a GPU, where it keeps 56 dB of the picture or more, and float32 on a CPU.
 
     Where a GPU has no bfloat16 (before Ampere), float16 takes its place.
     """
@@ -97,13 +97,11 @@ def choose_decode_precision(wanted: str, device: torch.device, dtype: torch.dtyp
 
 
 def choose_float8(wanted: str, device: torch.device) -> bool:
-    """Whether the feed-forwards' products are computed in float8: only where asked for, and where a GPU has them."""
-    if wanted != "float8":
-        return False
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE:
-        return True
-    log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
-    return False
+    """Whether to try float8 for the step's wide transformers: "auto" and "float8" do, where a GPU has it."""
+    has = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE
+    if wanted == "float8" and not has:
+        log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
+    return has and wanted in ("auto", "float8")
 
 
 def _gpu_has_bfloat16(device: torch.device) -> bool:
@@ -209,12 +207,12 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     if missing := pipeline.palette.missing():
         log.warning("no adaptor for %s: requests for these colours will be refused", ", ".join(missing))
     precision = _name(dtype) if decode_dtype is dtype else f"{_name(dtype)}, decoded in {_name(decode_dtype)}"
-    if float8:
-        precision += ", feed-forwards in float8"
+    if pipeline.float8:
+        precision += ", wide transformers in float8"
     default = choose_sampling(settings.preset, settings.steps, Sampling("ddim", DEFAULT_STEPS[files.variant]))
     compiler = speed_up(pipeline, settings)
     max_batch = settings.max_batch or MAX_BATCH[device.type]
-    computed = [_name(dtype), _name(decode_dtype), *(["float8"] if float8 else []), default.sampler]
+    computed = [_name(dtype), _name(decode_dtype), *(["float8"] if pipeline.float8 else []), default.sampler]
     info = EngineInfo(
         model=MODEL_NAMES[files.variant],
         weights=files.describe(),

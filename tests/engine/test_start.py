@@ -104,7 +104,10 @@ def test_the_settings_preset_decides_the_engines_sampler_and_the_name_of_its_res
         ("float8", GPU, (8, 9), True),
         ("float8", GPU, (8, 6), False),
         ("float8", CPU, (9, 0), False),
-        ("auto", GPU, (9, 0), False),
+        ("auto", GPU, (9, 0), True),
+        ("auto", GPU, (7, 5), False),
+        ("float16", GPU, (9, 0), False),
+        ("auto", CPU, (9, 0), False),
     ],
 )
 def test_float8_only_where_it_is_asked_for_and_a_gpu_has_it(

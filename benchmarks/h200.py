@@ -192,10 +192,11 @@ class Plan:
 
     def compile(self) -> dict[str, Any]:
         """One request for seven colours after another until everything is compiled: what users meet meanwhile."""
-        cache = AheadOfTime(self.folder / "cache")
+        pauses = self.bench.engine.pauses
+        cache = AheadOfTime(self.folder / "cache", pauses=pauses)
         began = time.perf_counter()
         compiler = BackgroundCompiler(
-            compile_tasks(self.pipeline, self.given.sizes), cache, slots=self.given.slots
+            compile_tasks(self.pipeline, self.given.sizes), cache, slots=self.given.slots, pauses=pauses
         )
         self.compilers.append(compiler)
         times: list[tuple[float, float]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from benchmarks import bench, forms, fp8, h200, samplers, stream
 from benchmarks.kernels import kind_of
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
-from lumiply.engine import ahead
+from lumiply.engine import ahead, local
 from lumiply.engine.compiling import CompilationError
 from lumiply.engine.float8 import uses_float8
+from lumiply.engine.pauses import Pauses
 from lumiply.engine.pipeline import Pipeline
 from lumiply.errors import UserError
 from tests.nano import nano_adaptor, nano_model
@@ -124,6 +126,7 @@ def test_the_gpu_plan_measures_what_was_compiled_and_what_users_met_meanwhile(tm
 
     start = h200.Plan.start
     monkeypatch.setattr(h200, "AheadOfTime", Plain)
+    monkeypatch.setattr(local, "Pauses", partial(Pauses, limit=0.1))  # one request follows the other
     monkeypatch.setattr(
         h200.Plan, "start", lambda plan, kind: start(plan, kind) if kind == "converted" else {}
     )

@@ -18,6 +18,7 @@ from lumiply.engine.clock import timed
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.local import Light, LocalEngine
 from lumiply.engine.palette import Constants, Palette
+from lumiply.engine.pauses import Pauses
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import PRESETS, Sampling, choose_sampling
 from lumiply.engine.protocol import EngineInfo
@@ -158,13 +159,19 @@ def read_adaptors(files: WeightFiles, params: ControlLDMParams | None = None) ->
 
 
 def speed_up(
-    pipeline: Pipeline, settings: Settings, *, sizes: Sequence[int] | None = None, slots: int | None = None
+    pipeline: Pipeline,
+    settings: Settings,
+    *,
+    sizes: Sequence[int] | None = None,
+    slots: int | None = None,
+    pauses: Pauses | None = None,
 ) -> BackgroundCompiler | None:
     """Begin what makes steps quicker without making anyone wait, as `settings.compile` says.
 
     Args:
         sizes: batches to compile; by default those of `COMPILED_SIZES` that can occur.
         slots: see `BackgroundCompiler`.
+        pauses: of the engine that the pipeline is for, if it renders meanwhile.
     """
     on_gpu = pipeline.device.type == "cuda"
     if settings.compile == "off" or (settings.compile == "auto" and not on_gpu):
@@ -174,7 +181,8 @@ def speed_up(
     if sizes is None:
         largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
         sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]
-    return BackgroundCompiler(compile_tasks(pipeline, sizes), AheadOfTime(settings.cache_dir), slots=slots)
+    cache = AheadOfTime(settings.cache_dir, pauses=pauses)
+    return BackgroundCompiler(compile_tasks(pipeline, sizes), cache, slots=slots, pauses=pauses)
 
 
 def device_name(device: torch.device) -> str:
@@ -210,7 +218,8 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     if pipeline.float8:
         precision += ", wide transformers in float8"
     default = choose_sampling(settings.preset, settings.steps, Sampling("ddim", DEFAULT_STEPS[files.variant]))
-    compiler = speed_up(pipeline, settings)
+    pauses = Pauses()
+    compiler = speed_up(pipeline, settings, pauses=pauses)
     max_batch = settings.max_batch or MAX_BATCH[device.type]
     computed = [_name(dtype), _name(decode_dtype), *(["float8"] if pipeline.float8 else []), default.sampler]
     info = EngineInfo(
@@ -240,6 +249,7 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         sampler=default.sampler,
         compiler=compiler,
         read_light=read_light,
+        pauses=pauses,
     )
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-#: Longest wait for a pause: an engine that is never idle gets its compiled code all the same.
+#: An engine that has had no pause for as long is not waited for: it gets its compiled code all the same.
 LIMIT_S: Final = 5.0
 #: Without a render for as long, the next one is not about to come: people and programs ask one thing after another.
 QUIET_S: Final = 1.0
@@ -26,16 +26,18 @@ class Pauses:
 
         Args:
             quiet: seconds from the end of the last render to the beginning of a pause.
-            limit: seconds that anyone waits for one.
+            limit: seconds without a pause after which none is waited for, until there has been one.
         """
         self._quiet, self._limit = quiet, limit
         self._changed = threading.Condition()
         self._under_way = 0
-        self._idle_since = time.monotonic()
+        self._idle_since = self._busy_since = time.monotonic()
 
     def enter(self) -> None:
         """A render begins, or waits for its turn."""
         with self._changed:
+            if self._begins_in() <= 0:
+                self._busy_since = time.monotonic()
             self._under_way += 1
 
     def leave(self) -> None:
@@ -47,10 +49,9 @@ class Pauses:
                 self._changed.notify_all()
 
     def wait(self, given_up: Callable[[], bool]) -> None:
-        """Return in a pause, at once if it is one; or when the limit is reached; or when `given_up` (see `wake`)."""
+        """Return in a pause, at once if it is one; or beyond the limit; or when `given_up` (see `wake`)."""
         with self._changed:
-            until = time.monotonic() + self._limit
-            while not given_up() and (left := min(self._begins_in(), until - time.monotonic())) > 0:
+            while not given_up() and (left := min(self._begins_in(), self._ends_in())) > 0:
                 self._changed.wait(left)
 
     def wake(self) -> None:
@@ -61,3 +62,7 @@ class Pauses:
     def _begins_in(self) -> float:
         """Seconds until there is a pause, if no render begins."""
         return math.inf if self._under_way else self._idle_since + self._quiet - time.monotonic()
+
+    def _ends_in(self) -> float:
+        """Seconds until nobody waits any more, if there is no pause."""
+        return self._busy_since + self._limit - time.monotonic()

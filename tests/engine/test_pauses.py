@@ -150,6 +150,16 @@ def test_an_engine_that_is_never_idle_holds_nobody_up_longer_than_the_limit():
     assert MOMENT * 0.9 <= took(lambda: pauses.wait(lambda: False)) < WAIT
 
 
+def test_the_limit_is_of_the_time_without_a_pause_not_of_every_wait():
+    pauses = Pauses(quiet=0, limit=MOMENT)
+    pauses.enter()
+    pauses.wait(lambda: False)
+    assert took(lambda: pauses.wait(lambda: False)) < MOMENT / 2
+    pauses.leave()
+    pauses.enter()  # after a pause
+    assert took(lambda: pauses.wait(lambda: False)) >= MOMENT * 0.9
+
+
 def test_those_who_have_given_up_go_on_at_once():
     pauses, over = Watched(), threading.Event()
     pauses.enter()

@@ -27,7 +27,14 @@ from lumiply.engine.local import LocalEngine
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import PRESETS
 from lumiply.engine.protocol import EngineInfo
-from lumiply.engine.start import MAX_BATCH, choose_decode_precision, choose_device, choose_precision, speed_up
+from lumiply.engine.start import (
+    MAX_BATCH,
+    choose_decode_precision,
+    choose_device,
+    choose_float8,
+    choose_precision,
+    speed_up,
+)
 from lumiply.images import encode_jpeg
 from lumiply.settings import Settings
 from tests.golden.fill import golden_photo
@@ -58,7 +65,8 @@ class Bench:
     def load(self) -> None:
         """Seconds to a pipeline and to a first picture, with nothing compiled."""
         began = time.perf_counter()
-        self.pipeline = self.subject.pipeline(self.device, self.dtype, self.decode_dtype)
+        float8 = choose_float8(self.settings.precision, self.device)
+        self.pipeline = self.subject.pipeline(self.device, self.dtype, self.decode_dtype, float8)
         loaded = time.perf_counter()
         self.pipeline.relight(self.photo, COLORS[:1], seed=1, steps=self.steps)
         self.results.put(

@@ -34,7 +34,7 @@ from lumiply.colors import COLORS
 from lumiply.engine.ahead import AheadOfTime
 from lumiply.engine.compiling import BackgroundCompiler, Function
 from lumiply.engine.convert import picture_psnr
-from lumiply.engine.float8 import Product, feed_forward, largest_inputs, sharing, use_float8
+from lumiply.engine.float8 import Product, largest_inputs, sharing, use_float8
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.stepper import CudaCapture, Stepper
@@ -65,11 +65,16 @@ class Form:
 
 
 def wide(product: Product) -> bool:
+    """Those of the engine, of the full model."""
     return product.kind != MIXED and product.width > 320
 
 
 def all_widths(product: Product) -> bool:
     return product.kind != MIXED
+
+
+def feed_forward(product: Product) -> bool:
+    return product.kind in ("geglu", "out")
 
 
 def wide_feed_forward(product: Product) -> bool:

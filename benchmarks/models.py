@@ -27,13 +27,13 @@ class Subject:
 
     Attributes:
         weights: where its numbers come from, in words.
-        pipeline: makes a pipeline (device, dtype, precision of the first stage).
+        pipeline: makes a pipeline (device, dtype, precision of the first stage, and, by default not, float8).
         plain: gives the model in float32 on the CPU, for the original's way.
         steps: its own number of denoising steps.
     """
 
     weights: str
-    pipeline: Callable[[torch.device, torch.dtype, torch.dtype], Pipeline]
+    pipeline: Callable[..., Pipeline]
     plain: Callable[[], ControlLDM]
     steps: int
 
@@ -48,13 +48,17 @@ def subject(model: str, ckpt_dir: Path = Path("ckpt"), adaptors_dir: Path = Path
         return Subject("filled by name", _filled_pipeline, filled_model, DEFAULT_STEPS["full"])
     return Subject(
         files.describe(),
-        lambda device, dtype, decode: load_pipeline(files, device=device, dtype=dtype, decode_dtype=decode),
+        lambda device, dtype, decode, float8=False: load_pipeline(
+            files, device=device, dtype=dtype, decode_dtype=decode, float8=float8
+        ),
         lambda: load_model(files.params(), files.checkpoint, bypass=files.bypass, latents=files.latents),
         DEFAULT_STEPS[files.variant],
     )
 
 
-def _filled_pipeline(device: torch.device, dtype: torch.dtype, decode: torch.dtype) -> Pipeline:
+def _filled_pipeline(
+    device: torch.device, dtype: torch.dtype, decode: torch.dtype, float8: bool = False
+) -> Pipeline:
     began = time.perf_counter()
     model = filled_model()
     prior = model.control_model.prior_extracter
@@ -65,4 +69,5 @@ def _filled_pipeline(device: torch.device, dtype: torch.dtype, decode: torch.dty
     adaptor = Adaptor(own(prior.model_latents.light_encoder), own(prior.light_decoder))
     log.info("weights filled by name (%.0f s)", time.perf_counter() - began)
     colors = [color for color in COLORS if color != BASE_COLOR]
-    return Pipeline(model, dict.fromkeys(colors, adaptor), device=device, dtype=dtype, decode_dtype=decode)
+    adaptors = dict.fromkeys(colors, adaptor)
+    return Pipeline(model, adaptors, device=device, dtype=dtype, decode_dtype=decode, float8=float8)

@@ -52,7 +52,9 @@ class LoadSubject:
     def __call__(self) -> LocalEngine:
         engine = self._nano() if self.model == "nano" else self._of_files()
         pipeline = engine._pipeline
-        compiler = engine._compiler = speed_up(pipeline, self.settings, sizes=self.sizes, slots=self.slots)
+        compiler = engine._compiler = speed_up(
+            pipeline, self.settings, sizes=self.sizes, slots=self.slots, pauses=engine.pauses
+        )
         if compiler is not None and not compiler.wait(max(0.0, self.until - time.time())):
             compiler.close()
         steps, stages = sorted(pipeline.stepper._compiled), len(pipeline._compiled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,20 +13,25 @@ from benchmarks import bench, forms, fp8, h200, samplers, stream
 from benchmarks.kernels import kind_of
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
-from lumiply.engine import ahead
+from lumiply.engine import ahead, local
 from lumiply.engine.compiling import CompilationError
 from lumiply.engine.float8 import uses_float8
+from lumiply.engine.pauses import Pauses
 from lumiply.engine.pipeline import Pipeline
 from lumiply.errors import UserError
 from tests.nano import nano_adaptor, nano_model
 
 
 def nano_subject(*_) -> Subject:
-    def pipeline(device: torch.device, dtype: torch.dtype, decode: torch.dtype) -> Pipeline:
+    def pipeline(
+        device: torch.device, dtype: torch.dtype, decode: torch.dtype, float8: bool = False
+    ) -> Pipeline:
         adaptors = {
             color: nano_adaptor(color) for color in ("red", "orange", "yellow", "green", "blue", "purple")
         }
-        return Pipeline(nano_model(), adaptors, device=device, dtype=dtype, decode_dtype=decode)
+        return Pipeline(
+            nano_model(), adaptors, device=device, dtype=dtype, decode_dtype=decode, float8=float8
+        )
 
     return Subject("nano, filled by name", pipeline, nano_model, 2)
 
@@ -120,6 +126,7 @@ def test_the_gpu_plan_measures_what_was_compiled_and_what_users_met_meanwhile(tm
 
     start = h200.Plan.start
     monkeypatch.setattr(h200, "AheadOfTime", Plain)
+    monkeypatch.setattr(local, "Pauses", partial(Pauses, limit=0.1))  # one request follows the other
     monkeypatch.setattr(
         h200.Plan, "start", lambda plan, kind: start(plan, kind) if kind == "converted" else {}
     )
@@ -165,11 +172,28 @@ def test_fp8_as_the_engine_computes_it_leaves_the_pipeline_as_it_was(tmp_path, c
         return pipelines[-1]
 
     monkeypatch.setattr(fp8, "subject", lambda model: Subject("nano", kept, made.plain, 2))
-    fp8.main(["--device", "cpu", "--steps", "2", "--colors", "red", "--products", "feed-forward",
+    fp8.main(["--device", "cpu", "--steps", "2", "--colors", "red", "--products", "engine",
               "--out", str(tmp_path / "f.json")])  # fmt: skip
     found = json.loads((tmp_path / "f.json").read_text())["fp8"]["2"]
-    assert 30 < found["worst_db"] < 90 and found["products_a_step"] == 12
+    assert 30 < found["worst_db"] < 90 and found["products_a_step"] == 36
     assert not uses_float8(pipelines[0].network)
+
+
+def test_fp8_tells_what_parts_of_the_step_cost(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fp8, "subject", nano_subject)
+    fp8.main(["--device", "cpu", "--parts", "--out", str(tmp_path / "f.json")])
+    found = json.loads((tmp_path / "f.json").read_text())["step"]
+    assert (
+        0
+        < found["products after GEGLU"]
+        < found["feed-forwards"]
+        < found["all but those after attention"]
+        < 0.2
+    )
+    assert found["as the engine"] == found["all but those after attention"]
+    assert found["feed-forwards"] == found["feed-forwards of maps twice as wide"]
+    assert "feed-forwards of the finest maps" not in found  # this model has none
+    assert "relative error of a step" in capsys.readouterr().out
 
 
 def test_the_forms_of_the_step_are_measured_and_compared(tmp_path, capsys):

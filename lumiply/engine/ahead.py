@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -37,6 +38,7 @@ import lumiply.engine
 import modi_vae
 from lumiply.engine.compiling import CompilationError, Function, Part
 from lumiply.engine.descriptions import CODE, FORM, Layout, describe, state_of
+from lumiply.engine.pauses import Pauses
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ KEPT_S: Final = 60 * 24 * 3600.0
 LOOK_S: Final = 0.5
 #: The module whose processes compile.
 COMPILER: Final = "lumiply.engine.compiler"
+#: What loads code: two seconds of Python, the first time.
+LOADER: Final = "torch._inductor.standalone_compile"
 #: Loading changes settings of the whole process for a moment.
 _LOADING: Final = threading.Lock()
 #: How long loading keeps other threads from the interpreter.
@@ -57,14 +61,22 @@ SWITCH_S: Final = 0.0002
 class AheadOfTime:
     """Compiles parts in processes of their own. May be called from several threads at once."""
 
-    def __init__(self, folder: Path | None, *, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        pauses: Pauses | None = None,
+    ) -> None:
         """Keep compiled parts in `folder`, made if need be; without one, or where that fails, only until the end.
 
         Args:
             options: settings of Inductor, by name.
+            pauses: of the engine; code is loaded in them, one part in each. None: whenever it is there.
         """
         self._options = dict(options or {})
-        self._lock = threading.Lock()
+        self._pauses = pauses or Pauses(quiet=0)
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._closed = False
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -87,6 +99,7 @@ class AheadOfTime:
 
     def __call__(self, part: Part, name: str) -> Function:
         """See `Compiler`. What is there already is loaded at once; if it is damaged, it is made again."""
+        self._pause()
         with quick_switching():
             description = describe(part)
             options = repr(sorted(self._options.items())).encode()
@@ -95,17 +108,33 @@ class AheadOfTime:
         path = self.folder / "parts" / f"{plain_name}-{key}"
         if path.is_dir():
             with contextlib.suppress(Exception):  # damaged: see below
-                return load(path, part.network)
+                return self._load(path, part.network)
         with self._alone_with(plain_name):
             if path.is_dir():
                 try:
-                    return load(path, part.network)
+                    return self._load(path, part.network)
                 except Exception as error:
                     log.warning("%s: kept code cannot be loaded (%s) and is made again", name, error)
                     shutil.rmtree(path, ignore_errors=True)
             path.parent.mkdir(exist_ok=True)
             self._compile(description, path, name)
-            return load(path, part.network)
+            return self._load(path, part.network)
+
+    def _load(self, path: Path, network: nn.Module) -> Function:
+        """See `load`; in a pause, and by itself."""
+        with self._turn:
+            self._pause()
+            if LOADER not in sys.modules:
+                with quick_switching():
+                    importlib.import_module(LOADER)
+                self._pause()
+            return load(path, network)
+
+    def _pause(self) -> None:
+        """Let renders go first."""
+        self._pauses.wait(lambda: self._closed)
+        if self._closed:
+            raise CompilationError("the engine is closing")
 
     @contextlib.contextmanager
     def _alone_with(self, name: str) -> Iterator[None]:
@@ -179,6 +208,7 @@ class AheadOfTime:
         with self._lock:
             self._closed = True
             processes = list(self._processes)
+        self._pauses.wake()
         for process in processes:
             _end(process)
         if self._temporary is not None:
@@ -208,10 +238,8 @@ def load(path: Path, network: nn.Module) -> Function:
     weights = [state[name] for name in form["weights"]]
     layouts, is_list = [Layout(*fields) for fields in form["inputs"]], form["is_list"]
     with _LOADING, quick_switching():
-        # two seconds of Python, the first time
-        from torch._inductor.standalone_compile import CompiledArtifact
-
-        compiled = CompiledArtifact.load(path=str(path / CODE), format="binary")
+        loader = importlib.import_module(LOADER)
+        compiled = loader.CompiledArtifact.load(path=str(path / CODE), format="binary")
 
     def run(*inputs: Any) -> Any:
         fitting = [layout.fit(given) for layout, given in zip(layouts, tree_leaves(inputs), strict=True)]

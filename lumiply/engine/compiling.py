@@ -19,6 +19,8 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
+from lumiply.engine.pauses import Pauses
+
 log = logging.getLogger(__name__)
 
 #: Takes and gives tensors and lists of them.
@@ -95,15 +97,24 @@ class CompilationError(RuntimeError):
 class BackgroundCompiler:
     """Works through its tasks, several parts at a time; a failure is logged, and ends it."""
 
-    def __init__(self, tasks: Sequence[Task], compiler: Compiler, *, slots: int | None = None) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        compiler: Compiler,
+        *,
+        slots: int | None = None,
+        pauses: Pauses | None = None,
+    ) -> None:
         """Start.
 
         Args:
             compiler: what compiles; closed with this.
             slots: parts at a time; by default one for every four processors, and at most four.
+            pauses: of the engine; what is compiled is compared in them. None: whenever it is ready.
         """
         self._tasks = tuple(tasks)
         self._compiler = compiler
+        self._pauses = pauses or Pauses(quiet=0)
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(
             slots or max(1, min(4, (os.cpu_count() or 1) // 4)), "lumiply-compile-part"
@@ -121,6 +132,7 @@ class BackgroundCompiler:
         self._stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._compiler.close()
+        self._pauses.wake()
 
     @torch.inference_mode()
     def _work(self) -> None:
@@ -157,6 +169,7 @@ class BackgroundCompiler:
 
     def _finish(self, task: Task, futures: Sequence[Future[Function]]) -> Callable[[], None]:
         functions = [future.result() for future in futures]
+        self._pauses.wait(self._stop.is_set)
         if self._stop.is_set():
             raise CompilationError("the engine is closing")
         quick, inputs = task.assemble(functions), task.inputs()

@@ -44,9 +44,13 @@ class Product:
     put: Callable[[nn.Module], None]
 
 
-def feed_forward(product: Product) -> bool:
-    """The largest products, and those at which float8 gains most; the others cost pictures more than they gain."""
-    return product.kind in ("geglu", "out")
+def wide(network: StepNetwork) -> Callable[[Product], bool]:
+    """Of all feature maps but the finest, whose products cost more of a picture than all others together, for less.
+
+    Not those after an attention: to round what it gives would need a kernel of its own.
+    """
+    finest = network.unet.params.model_channels
+    return lambda product: product.kind != "mixed" and product.width > finest
 
 
 def products(network: StepNetwork) -> list[Product]:

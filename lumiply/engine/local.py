@@ -25,6 +25,7 @@ from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.devices import settle_on
 from lumiply.engine.memory import BatchLimit
 from lumiply.engine.pace import Pace
+from lumiply.engine.pauses import Pauses
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
@@ -74,6 +75,7 @@ class LocalEngine:
         sampler: str = "ddim",
         compiler: BackgroundCompiler | None = None,
         read_light: Callable[[], Light] | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         """Start the worker.
 
@@ -83,11 +85,12 @@ class LocalEngine:
             sampler: of a render that names no preset; `info.steps` is its number of steps.
             compiler: what compiles the pipeline in the background; told to stop when the engine closes.
             read_light: reads the adaptors that `reload_adaptors` then uses.
+            pauses: told of all renders; `compiler` gives way to them by the same.
         """
         self._read_light = read_light
         self._pipeline, self._device = pipeline, pipeline.device
         self._info = info
-        self._compiler = compiler
+        self._compiler, self.pauses = compiler, pauses or Pauses()
         self._default = Sampling(sampler, info.steps)
         self._queue: queue.Queue[Render | _Swap | None] = queue.Queue(queue_size)
         self._lock = threading.Lock()
@@ -165,6 +168,7 @@ class LocalEngine:
             if isinstance(item, Render):
                 self._begin(item)
                 self._open_jobs.add(item.future)
+                self.pauses.enter()
             self._queue.put_nowait(item)  # there is room: only this puts, under the lock
         if isinstance(item, Render):
             item.future.add_done_callback(self._forget)
@@ -233,6 +237,7 @@ class LocalEngine:
     def _forget(self, future: Future[Pictures]) -> None:
         with self._lock:
             self._open_jobs.discard(future)
+        self.pauses.leave()
 
     def _work(self) -> None:
         try:

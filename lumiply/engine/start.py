@@ -18,6 +18,7 @@ from lumiply.engine.clock import timed
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.local import Light, LocalEngine
 from lumiply.engine.palette import Constants, Palette
+from lumiply.engine.pauses import Pauses
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import PRESETS, Sampling, choose_sampling
 from lumiply.engine.protocol import EngineInfo
@@ -69,7 +70,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """ "auto" is half precision on a GPU, where it keeps 65 dB of the picture, and float32 on a CPU.
+    """ "auto" is half precision on a GPU, where it keeps 56 dB of the picture or more, and float32 on a CPU.
 
     Where a GPU has no bfloat16 (before Ampere), float16 takes its place.
     """
@@ -97,13 +98,11 @@ def choose_decode_precision(wanted: str, device: torch.device, dtype: torch.dtyp
 
 
 def choose_float8(wanted: str, device: torch.device) -> bool:
-    """Whether the feed-forwards' products are computed in float8: only where asked for, and where a GPU has them."""
-    if wanted != "float8":
-        return False
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE:
-        return True
-    log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
-    return False
+    """Whether to try float8 for the step's wide transformers: "auto" and "float8" do, where a GPU has it."""
+    has = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE
+    if wanted == "float8" and not has:
+        log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
+    return has and wanted in ("auto", "float8")
 
 
 def _gpu_has_bfloat16(device: torch.device) -> bool:
@@ -160,13 +159,19 @@ def read_adaptors(files: WeightFiles, params: ControlLDMParams | None = None) ->
 
 
 def speed_up(
-    pipeline: Pipeline, settings: Settings, *, sizes: Sequence[int] | None = None, slots: int | None = None
+    pipeline: Pipeline,
+    settings: Settings,
+    *,
+    sizes: Sequence[int] | None = None,
+    slots: int | None = None,
+    pauses: Pauses | None = None,
 ) -> BackgroundCompiler | None:
     """Begin what makes steps quicker without making anyone wait, as `settings.compile` says.
 
     Args:
         sizes: batches to compile; by default those of `COMPILED_SIZES` that can occur.
         slots: see `BackgroundCompiler`.
+        pauses: of the engine that the pipeline is for, if it renders meanwhile.
     """
     on_gpu = pipeline.device.type == "cuda"
     if settings.compile == "off" or (settings.compile == "auto" and not on_gpu):
@@ -176,7 +181,8 @@ def speed_up(
     if sizes is None:
         largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
         sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]
-    return BackgroundCompiler(compile_tasks(pipeline, sizes), AheadOfTime(settings.cache_dir), slots=slots)
+    cache = AheadOfTime(settings.cache_dir, pauses=pauses)
+    return BackgroundCompiler(compile_tasks(pipeline, sizes), cache, slots=slots, pauses=pauses)
 
 
 def device_name(device: torch.device) -> str:
@@ -209,12 +215,13 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     if missing := pipeline.palette.missing():
         log.warning("no adaptor for %s: requests for these colours will be refused", ", ".join(missing))
     precision = _name(dtype) if decode_dtype is dtype else f"{_name(dtype)}, decoded in {_name(decode_dtype)}"
-    if float8:
-        precision += ", feed-forwards in float8"
+    if pipeline.float8:
+        precision += ", wide transformers in float8"
     default = choose_sampling(settings.preset, settings.steps, Sampling("ddim", DEFAULT_STEPS[files.variant]))
-    compiler = speed_up(pipeline, settings)
+    pauses = Pauses()
+    compiler = speed_up(pipeline, settings, pauses=pauses)
     max_batch = settings.max_batch or MAX_BATCH[device.type]
-    computed = [_name(dtype), _name(decode_dtype), *(["float8"] if float8 else []), default.sampler]
+    computed = [_name(dtype), _name(decode_dtype), *(["float8"] if pipeline.float8 else []), default.sampler]
     info = EngineInfo(
         model=MODEL_NAMES[files.variant],
         weights=files.describe(),
@@ -242,6 +249,7 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         sampler=default.sampler,
         compiler=compiler,
         read_light=read_light,
+        pauses=pauses,
     )
 
 

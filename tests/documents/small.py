@@ -38,7 +38,7 @@ ADDED: Final = {
     "python -m benchmarks.forms": f"{NANO} --compile off --budget 0",
     "python -m benchmarks.forms --model nano": "--budget 8",
     "python -m benchmarks.fp8": "--device cpu --steps 1 --colors red",
-    "python -m benchmarks.fp8 --model full": "--model mini --device cpu --steps 1 --colors red",
+    "python -m benchmarks.fp8 --model full": "--model mini --device cpu --steps 1 --colors red --products all",
     "python -m benchmarks.h200 --model nano": "--sizes 1 --budget 8",
     "python -m benchmarks.h200": f"{NANO} --compile off --budget 0 --out runs/toy",
     "python -m benchmarks.samplers": "--device cpu --quick --colors red --count 1",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,14 @@ from torch import Tensor
 from ldm.float8 import LARGEST, MARGIN, Float8Linear, input_scale, row_scales, to_float8
 from lumiply.engine.compiling import relative_error
 from lumiply.engine.convert import picture_psnr
-from lumiply.engine.float8 import feed_forward, largest_inputs, products, sharing, use_float8, uses_float8
+from lumiply.engine.float8 import (
+    largest_inputs,
+    products,
+    sharing,
+    use_float8,
+    uses_float8,
+    wide,
+)
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.tasks import FLOAT8_TOLERANCE, step_task
 from tests.nano import nano_adaptor, nano_model, nano_pipeline
@@ -77,22 +86,25 @@ def test_a_network_that_shares_the_numbers_of_another_leaves_it_as_it_was():
 
 @pytest.fixture(scope="module")
 def coarse() -> Pipeline:
-    return Pipeline(nano_model(), {"red": nano_adaptor("red")}, float8=True)
+    pipeline = Pipeline(nano_model(), {"red": nano_adaptor("red")})
+    assert pipeline.use_float8(limit=0.1)
+    return pipeline
 
 
-def test_a_pipeline_computes_its_feed_forwards_in_float8_and_nothing_else(coarse):
-    kinds = {
-        type(module).__name__: name
-        for name, module in coarse.network.named_modules()
-        if isinstance(module, Float8Linear)
-    }
-    assert set(kinds) == {"Float8Linear"}
+def test_what_does_not_follow_an_attention_is_computed_in_float8_and_nothing_else(coarse):
     in_float8 = {n for n, module in coarse.network.named_modules() if isinstance(module, Float8Linear)}
-    wanted = {product.name for product in products(nano_pipeline().network) if feed_forward(product)}
-    assert in_float8 == wanted and len(wanted) == 12
+    wanted = {product.name for product in products(nano_pipeline().network) if product.kind != "mixed"}
+    assert in_float8 == wanted and len(wanted) == 36  # the finest maps of this model have no transformers
 
 
-def test_its_pictures_are_near_those_of_full_precision(coarse):
+def test_those_of_the_finest_maps_are_not_wide():
+    network = nano_pipeline().network
+    wanted = wide(network)
+    some = next(product for product in products(network) if product.kind == "geglu")
+    assert wanted(some) and not wanted(replace(some, width=32)) and not wanted(replace(some, kind="mixed"))
+
+
+def test_pictures_are_near_those_of_full_precision(coarse):
     photo = Image.radial_gradient("L").convert("RGB").resize((40, 30))
     ours = coarse.relight(photo, ["red"], seed=1, steps=10)["red"]
     exact = nano_pipeline().relight(photo, ["red"], seed=1, steps=10)["red"]
@@ -101,3 +113,25 @@ def test_its_pictures_are_near_those_of_full_precision(coarse):
 
 def test_compiled_float8_may_round_a_little_otherwise(coarse):
     assert step_task(coarse, 1).tolerance == FLOAT8_TOLERANCE > step_task(nano_pipeline(), 1).tolerance
+
+
+def test_what_would_change_a_step_too_much_is_not_used(caplog):
+    ours = Pipeline(nano_model(), {})
+    assert not ours.use_float8(limit=1e-6) and not uses_float8(ours.network)
+    assert "would change a step by" in caplog.text and "not less than 1e-06" in caplog.text
+
+
+def test_a_pipeline_that_tries_float8_says_whether_it_uses_it(monkeypatch, caplog):
+    used = Pipeline.use_float8
+    monkeypatch.setattr(Pipeline, "use_float8", lambda self: used(self, 0.1))
+    assert Pipeline(nano_model(), {}, float8=True).float8
+    assert not Pipeline(nano_model(), {}).float8
+    monkeypatch.setattr(Pipeline, "use_float8", lambda self: used(self, 1e-6))
+    assert not Pipeline(nano_model(), {}, float8=True).float8
+
+    def refuse(self: Pipeline) -> bool:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(Pipeline, "use_float8", refuse)
+    assert not Pipeline(nano_model(), {}, float8=True).float8
+    assert "cannot be computed here" in caplog.text

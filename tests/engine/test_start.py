@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lumiply.engine import start
+from lumiply.engine.pauses import Pauses
 from lumiply.engine.presets import PRESETS, Sampling, choose_sampling
 from lumiply.errors import UserError
 from lumiply.settings import Settings
@@ -97,6 +98,26 @@ def test_the_settings_preset_decides_the_engines_sampler_and_the_name_of_its_res
     assert engines["fast"].info.fingerprint != engines[None].info.fingerprint
 
 
+def test_what_compiles_gives_way_to_the_renders_of_the_engine_that_is_started(monkeypatch):
+    given = []
+    monkeypatch.setattr(start, "speed_up", lambda *_, pauses: given.append(pauses))
+    engine = start.initialize_engine(Settings(model="mini", device="cpu", precision="float32"))
+    engine.close(10)
+    assert given == [engine.pauses]
+
+
+def test_one_clock_of_pauses_is_for_loading_and_comparing(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(
+        start,
+        "BackgroundCompiler",
+        lambda _, cache, *, slots, pauses: made.extend([cache._pauses, pauses]),
+    )
+    pauses = Pauses()
+    start.speed_up(nano_pipeline(), Settings(compile="background", cache_dir=tmp_path), pauses=pauses)
+    assert made == [pauses, pauses]
+
+
 @pytest.mark.parametrize(
     "wanted, device, capability, expected",
     [
@@ -104,7 +125,10 @@ def test_the_settings_preset_decides_the_engines_sampler_and_the_name_of_its_res
         ("float8", GPU, (8, 9), True),
         ("float8", GPU, (8, 6), False),
         ("float8", CPU, (9, 0), False),
-        ("auto", GPU, (9, 0), False),
+        ("auto", GPU, (9, 0), True),
+        ("auto", GPU, (7, 5), False),
+        ("float16", GPU, (9, 0), False),
+        ("auto", CPU, (9, 0), False),
     ],
 )
 def test_float8_only_where_it_is_asked_for_and_a_gpu_has_it(

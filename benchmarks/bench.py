@@ -237,7 +237,10 @@ class Bench:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
-    precisions, compiling = ("auto", "float32", "float16", "bfloat16"), ("auto", "off", "background")
+    precisions, compiling = (
+        ("auto", "float32", "float16", "bfloat16", "float8"),
+        ("auto", "off", "background"),
+    )
     add = parser.add_argument
     add(
         "--model",

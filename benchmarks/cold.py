@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--adaptors-dir", type=Path, default=Path("adaptors"))
     parser.add_argument("--model", default="full", choices=("full", "mini"))
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--precision", default="auto", choices=("auto", "float8"))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as cache:
         settings = Settings(
             model=given.model, device=given.device, ckpt_dir=given.ckpt_dir, adaptors_dir=given.adaptors_dir,
-            steps=given.steps, cache_dir=given.cache_dir or Path(cache),
+            precision=given.precision, steps=given.steps, cache_dir=given.cache_dir or Path(cache),
         )  # fmt: skip
         with hearing("lumiply.engine.clock") as parts:
             began = time.perf_counter()

@@ -158,7 +158,7 @@ class Plan:
         one = Constants.of(model, {}, self.device)
         codes, tokens = one.palette.codes.repeat(7, 1), one.palette.tokens.repeat(7, 1, 1)
         self.constants = Constants(Palette(COLORS, codes, tokens), one.text)  # one light under seven names
-        float8 = choose_float8("auto", self.device)
+        float8 = choose_float8(self.given.precision, self.device)
         self.pipeline = Pipeline(model, self.constants, device=self.device, dtype=self.half, float8=float8)
         found["float8"] = self.pipeline.float8
         if self.on_gpu:
@@ -181,7 +181,9 @@ class Plan:
         return {**found, "worst_db": min(worst, 999.0)}
 
     def open_engine(self) -> None:
-        settings = Settings(model="full", device=self.given.device, precision="auto", steps=self.given.steps)
+        settings = Settings(
+            model="full", device=self.given.device, precision=self.given.precision, steps=self.given.steps
+        )
         subject = Subject("filled by name", lambda *_: self.pipeline, filled_model, self.given.steps)
         bench = Bench(subject, settings, self.results, quick=self.given.model == "nano")
         bench.pipeline, bench.photo = self.pipeline, self.photo
@@ -278,7 +280,8 @@ class Plan:
         ckpt, adaptors = folders[kind] if self.given.model == "full" else (Path("ckpt"), Path("adaptors"))
         command = [sys.executable, "-m", "benchmarks.cold", "--ckpt-dir", str(ckpt), "--adaptors-dir", str(adaptors),
                    "--model", "full" if self.given.model == "full" else "mini", "--device", self.given.device,
-                   "--steps", str(self.given.steps), "--out", str(out)]  # fmt: skip
+                   "--precision", self.given.precision, "--steps", str(self.given.steps),
+                   "--out", str(out)]  # fmt: skip
         if kind == "converted":
             command += ["--cache-dir", str(self.folder / "cache")]
         ran = subprocess.run(
@@ -353,6 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="full", choices=("full", "nano"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile", default="on", choices=("on", "off"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float8"))
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--slots", type=int, default=6, help="processes that compile at once")
     parser.add_argument(

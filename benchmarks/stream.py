@@ -27,14 +27,7 @@ from lumiply.colors import COLORS
 from lumiply.engine.local import LocalEngine
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.protocol import EngineInfo
-from lumiply.engine.start import (
-    MAX_BATCH,
-    choose_decode_precision,
-    choose_device,
-    choose_float8,
-    choose_precision,
-    speed_up,
-)
+from lumiply.engine.start import MAX_BATCH, choose_decode_precision, choose_device, choose_precision, speed_up
 from lumiply.settings import Settings
 
 LOADS = (0.5, 0.7, 0.85, 0.95)
@@ -149,8 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         chosen = subject(given.model)
         dtype = choose_precision("auto", device)
-        decode_dtype = choose_decode_precision("auto", device, dtype)
-        pipeline = chosen.pipeline(device, dtype, decode_dtype, choose_float8("auto", device))
+        pipeline = chosen.pipeline(device, dtype, choose_decode_precision("auto", device, dtype))
         steps = given.steps or chosen.steps
     compiler = speed_up(pipeline, Settings(compile=given.compile, max_batch=given.max_batch))
     if compiler is not None:

@@ -68,7 +68,7 @@ class Float8Linear(nn.Module):
         rows = x.flatten(0, -2)
         scale = row_scales(rows) if self.input_scale is None else self.input_scale
         out = torch._scaled_mm(
-            to_float8(rows, scale),
+            to_float8(rows, scale).contiguous(),  # of one picture, maps may lie channel by channel
             self.weight.t(),
             scale,
             self.weight_scale,

@@ -157,8 +157,7 @@ class Settings:
     precision: str = _setting(
         "auto",
         kinds.choice("auto", "float32", "float16", "bfloat16", "float8"),
-        "Numbers that the model computes in; float8 is float16 with some products in float8, where that changes "
-        "little. auto is float8 on a GPU that has it, float16 on others.",
+        "Numbers that the model computes in; float8 is float16 with some products in float8, if that changes little.",
     )
     model: str = _setting(
         "auto",

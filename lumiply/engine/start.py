@@ -98,11 +98,13 @@ def choose_decode_precision(wanted: str, device: torch.device, dtype: torch.dtyp
 
 
 def choose_float8(wanted: str, device: torch.device) -> bool:
-    """Whether to try float8 for the step's wide transformers: "auto" and "float8" do, where a GPU has it."""
-    has = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE
-    if wanted == "float8" and not has:
-        log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
-    return has and wanted in ("auto", "float8")
+    """Whether to try float8 for the step's wide transformers: only where asked for, and where a GPU has it."""
+    if wanted != "float8":
+        return False
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE:
+        return True
+    log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
+    return False
 
 
 def _gpu_has_bfloat16(device: torch.device) -> bool:

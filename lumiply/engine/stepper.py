@@ -163,6 +163,7 @@ class CudaCapture:
                     failed = error
                     raise
         except Exception:
+            self._pool = torch.cuda.graph_pool_handle()  # torch lets go of one whose only capture has failed
             if failed is not None:  # ending a capture that has failed raises an error of its own
                 raise failed from None
             raise

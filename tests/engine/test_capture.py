@@ -33,7 +33,7 @@ class Cuda:
 
     def __init__(self) -> None:
         self.device, self.stream, self.made = 0, Stream("usual"), 0
-        self.failed = False
+        self.pools: list[Any] = []  # of each capture
 
     def new_stream(self, *given: Any) -> Stream:
         self.made += 1
@@ -59,6 +59,7 @@ class Cuda:
     @contextmanager
     def graph(self, graph: Any, *, pool: Any, capture_error_mode: str) -> Iterator[None]:
         self.stream = Stream("capture")
+        self.pools.append(pool)
         try:
             yield
         except Exception:
@@ -77,7 +78,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
         "device": cuda.on,
         "graph": cuda.graph,
         "CUDAGraph": lambda: None,
-        "graph_pool_handle": lambda: (0, 1),
+        "graph_pool_handle": object,
         "set_device": lambda device: setattr(cuda, "device", device.index),
     }
     for name, stand_in in stand_ins.items():
@@ -101,6 +102,17 @@ def test_out_of_memory_within_a_capture_comes_out_as_that_and_the_thread_is_wher
     with pytest.raises(torch.OutOfMemoryError):
         CudaCapture(SECOND)(failing_at(3, torch.OutOfMemoryError("CUDA out of memory")))
     assert (cuda.stream.name, cuda.device) == ("usual", 0)
+
+
+def test_after_a_capture_that_failed_the_next_takes_memory_of_its_own(cuda: Cuda) -> None:
+    """torch lets go of a pool whose only capture has failed, and refuses it from then on."""
+    capture = CudaCapture(SECOND)
+    with pytest.raises(RuntimeError):
+        capture(failing_at(3, RuntimeError("no kernel image is available")))
+    capture(lambda: torch.zeros(1))
+    capture(lambda: torch.zeros(1))
+    failed, second, third = cuda.pools
+    assert failed is not second and second is third
 
 
 def test_a_capture_is_of_the_device_that_was_asked_for(cuda: Cuda) -> None:

@@ -71,6 +71,20 @@ def test_sizes_that_gpus_do_not_multiply_are_refused():
 
 
 @torch.inference_mode()
+def test_a_product_is_given_rows_of_numbers_that_follow_each_other(monkeypatch):
+    """cuBLASLt takes no others, and one picture's map may lie channel by channel."""
+    layouts, multiply = [], torch._scaled_mm
+
+    def watched(rows: Tensor, *rest: object, **options: object) -> Tensor:
+        layouts.append(rows.stride())
+        return multiply(rows, *rest, **options)
+
+    monkeypatch.setattr(torch, "_scaled_mm", watched)
+    layer = Float8Linear(torch.randn(32, 64), None, input_scale(4.0, torch.device("cpu")))
+    layer(torch.randn(1, 64, 16).transpose(1, 2))
+    assert layouts == [(64, 1)]
+
+
 def test_a_network_that_shares_the_numbers_of_another_leaves_it_as_it_was():
     pipeline = nano_pipeline()
     inputs = step_task(pipeline, 2).inputs()

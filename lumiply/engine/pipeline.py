@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 #: Timesteps at which float8 products are tried.
 FLOAT8_SEEN: Final = 6
 #: How far float8 may take a step from what it was (relative error). With the full model, filled by name, steps with
-#: errors of 0.013, 0.029 and 0.062 left 51.6, 47.1 and 38.9 dB of pictures of 50 steps; the aim is 45. It keeps out what
-#: would do great harm, and tells no finer.
+#: errors of 0.013, 0.029 and 0.062 left 51.6, 47.1 and 38.9 dB of pictures of 50 steps; the aim is 45. It keeps out
+#: what would do great harm, and tells no finer.
 FLOAT8_ERROR: Final = 0.031
 
 

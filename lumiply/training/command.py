@@ -14,7 +14,7 @@ import click
 from lumiply.errors import LumiplyError
 from lumiply.synth.backend import RendererUnavailable
 
-DEFAULT_MINUTES = {"autoencoder": 5.0, "base": 14.0, "refine": 8.0, "adaptors": 1.0}
+DEFAULT_MINUTES = {"autoencoder": 5.0, "base": 14.0, "refine": 27.0, "adaptors": 1.0}
 DEFAULT_STEPS = {"autoencoder": 6000, "base": 40000, "refine": 40000, "adaptors": 2000}
 DEFAULT_BATCH = {"autoencoder": 64, "base": 64, "refine": 64, "adaptors": 60}
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -29,7 +29,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--steps", type=click.IntRange(1), help="Limit of each stage, in optimiser steps.")
 @click.option("--batch", type=click.IntRange(1), help="Pairs a step.")
 @click.option("--least-rooms", type=int, default=256, help="Rooms that training needs.")
-@click.option("--most-rooms", type=click.IntRange(1), default=12000, help="Rooms to hold in memory at most.")
+@click.option("--most-rooms", type=click.IntRange(1), default=16000, help="Rooms to hold in memory at most.")
 @click.option(
     "--wait", type=click.FloatRange(0), default=0.0, help="Seconds to wait for them in a growing folder."
 )

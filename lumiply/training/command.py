@@ -29,7 +29,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--steps", type=click.IntRange(1), help="Limit of each stage, in optimiser steps.")
 @click.option("--batch", type=click.IntRange(1), help="Pairs a step.")
 @click.option("--least-rooms", type=int, default=256, help="Rooms that training needs.")
-@click.option("--most-rooms", type=click.IntRange(1), default=16000, help="Rooms to hold in memory at most.")
+@click.option("--most-rooms", type=click.IntRange(1), default=12000, help="Rooms to hold in memory at most.")
 @click.option(
     "--wait", type=click.FloatRange(0), default=0.0, help="Seconds to wait for them in a growing folder."
 )

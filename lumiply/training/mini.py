@@ -71,7 +71,7 @@ class MiniPlan:
     steps: dict[str, int]
     batch: dict[str, int]
     least_rooms: int = 256
-    most_rooms: int = 16000
+    most_rooms: int = 12000
     validation_rooms: int = 64
     wait: float = 0.0
     seed: int = 0

@@ -37,9 +37,23 @@ class RoomPool:
     """
 
     def __init__(self, folder: Path, *, capacity: int, size: int, device: torch.device | str) -> None:
+        """Make room for `capacity` rooms at once.
+
+        Raises:
+            UserError: the device's memory does not hold so many.
+        """
         self.folder, self.capacity, self.size = folder, capacity, size
         self.device = torch.device(device)
-        self._layers = torch.empty(capacity, ROOM_CHANNELS, size, size, dtype=torch.float16, device=device)
+        try:
+            self._layers = torch.empty(
+                capacity, ROOM_CHANNELS, size, size, dtype=torch.float16, device=device
+            )
+        except RuntimeError as error:  # out of memory is one, on every device
+            gigabytes = capacity * ROOM_CHANNELS * size**2 * 2 / 1e9
+            raise UserError(
+                f"{capacity} rooms of {size} x {size} take {gigabytes:.0f} GB of memory, which {device} does not "
+                "have free; hold fewer with --most-rooms"
+            ) from error
         self._names: list[str] = []
         self._seen: set[str] = set()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="rooms")

@@ -12,7 +12,7 @@ TRAINING: Final = "--rooms runs/train --validation runs/validation"
 TUNING: Final = "--device cpu --workers 0 --epochs 1 --batch 64 --picture-steps 1"
 STAGES: Final = (
     "--device cpu --precision 32-true --steps 1 --batch 6 --least-rooms 1 --validation-rooms 1 --minutes 1 "
-    "--eager --render 1 --renderers 0 --render-samples 1"
+    "--eager --render 1 --renderers 0 --render-samples 1 --most-rooms 64"
 )
 
 #: By the longest beginning that fits. Of an option that is given twice, the later one counts.

@@ -212,3 +212,10 @@ def test_a_zoomed_pair_has_the_lamp_strength_of_any_other(pool):
     assert zoomed.off.shape == whole.off.shape and not torch.allclose(zoomed.off, whole.off)
     for batch in (zoomed, whole):
         assert (batch.on >= batch.off - 1e-6).all() and (batch.on - batch.off).mean() > 0.01
+
+
+def test_more_rooms_than_memory_holds_are_an_error_with_the_next_step(tmp_path):
+    with pytest.raises(
+        UserError, match=r"take \d+ GB of memory, which cpu does not have free; .*--most-rooms"
+    ):
+        RoomPool(tmp_path, capacity=10**9, size=256, device="cpu")

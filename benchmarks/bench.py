@@ -71,8 +71,9 @@ class Bench:
         self.pipeline.relight(self.photo, COLORS[:1], seed=1, steps=self.steps)
         self.results.put(
             "load",
-            {"ready_s": loaded - began, "first_image_s": time.perf_counter() - loaded, "steps": self.steps},
-        )
+            {"ready_s": loaded - began, "first_image_s": time.perf_counter() - loaded, "steps": self.steps,
+             "float8": self.pipeline.float8},
+        )  # fmt: skip
         compiler = speed_up(self.pipeline, self.settings)
         if compiler is not None:
             began = time.perf_counter()
@@ -237,10 +238,8 @@ class Bench:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
-    precisions, compiling = (
-        ("auto", "float32", "float16", "bfloat16", "float8"),
-        ("auto", "off", "background"),
-    )
+    precisions = ("auto", "float32", "float16", "bfloat16", "float8")
+    compiling = ("auto", "off", "background")
     add = parser.add_argument
     add(
         "--model",
@@ -291,9 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{chosen.weights}; {tree['precision']}; {bench.steps} steps; photo 860 x 860"
     )
     bench.load()
-    print(
-        f"ready in {tree['load']['ready_s']:.1f} s, first picture {tree['load']['first_image_s']:.2f} s later"
-    )
+    load, float8 = tree["load"], ", wide transformers in float8" if bench.pipeline.float8 else ""
+    print(f"ready in {load['ready_s']:.1f} s, first picture {load['first_image_s']:.2f} s later{float8}")
     parts = (
         ("From decoded photo to JPEG bytes",
          ["pictures", "s, median", "min", "max", "pictures/s", "GB, tensors", "GB, reserved"], bench.end_to_end),

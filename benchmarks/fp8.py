@@ -25,14 +25,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.bench import photo_of
+from benchmarks.forms import feed_forward
 from benchmarks.measure import Results, machine, table
 from benchmarks.models import subject
-from cldm import StepConditions
+from cldm import StepConditions, StepNetwork
 from ldm.float8 import Float8Linear
 from lumiply.colors import COLORS
 from lumiply.engine.compiling import relative_error
 from lumiply.engine.convert import picture_psnr
-from lumiply.engine.float8 import Product, largest_inputs, sharing, use_float8
+from lumiply.engine.float8 import Product, largest_inputs, sharing, use_float8, wide
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.start import choose_device, choose_precision
 from lumiply.engine.stepper import Stepper
@@ -91,29 +92,26 @@ def as_the_engine(pipeline: Pipeline, conditions: StepConditions, steps: int) ->
         pipeline.stepper, pipeline.network = usual, usual_network
 
 
-def parts(width: int) -> dict[str, Callable[[Product], bool]]:
-    """Products of a step, by what they are; `width` is that of the finest maps."""
+def parts(network: StepNetwork) -> dict[str, Callable[[Product], bool]]:
+    """Products of a step, by what they are."""
+    width = network.unet.params.model_channels  # of the finest maps
     widths = {"the finest maps": (width, width), "maps twice as wide": (2 * width, 2 * width),
               "wider maps": (2 * width + 1, 10**9)}  # fmt: skip
     return {
-        "feed-forwards": _feed_forward,
+        "feed-forwards": feed_forward,
         "GEGLU products": lambda product: product.kind == "geglu",
         "products after GEGLU": lambda product: product.kind == "out",
         **{
             f"feed-forwards of {name}": partial(_between, least, most)
             for name, (least, most) in widths.items()
         },
-        "as the engine": lambda product: product.kind != "mixed" and product.width > width,
+        "as the engine": wide(network),
         "all but those after attention": lambda product: product.kind != "mixed",
     }
 
 
-def _feed_forward(product: Product) -> bool:
-    return product.kind in ("geglu", "out")
-
-
 def _between(least: int, most: int, product: Product) -> bool:
-    return _feed_forward(product) and least <= product.width <= most
+    return feed_forward(product) and least <= product.width <= most
 
 
 @torch.inference_mode()
@@ -125,7 +123,7 @@ def errors(pipeline: Pipeline) -> dict[str, float]:
     runs = [(x, t, conditions.hint_features, conditions.keys_values) for t in at]
     largest, exact = largest_inputs(pipeline.network, runs), pipeline.network(*runs[1])
     found = {}
-    for name, wanted in parts(pipeline.params.unet.model_channels).items():
+    for name, wanted in parts(pipeline.network).items():
         network = sharing(pipeline.network)
         if use_float8(network, wanted, largest):
             found[name] = relative_error(network(*runs[1]), exact)

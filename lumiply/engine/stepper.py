@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -102,7 +103,6 @@ class Stepper:
             self._last = conditions
         captured = self._replays.get(size)
         if captured is None or captured[0] is not function:
-            self._replays.pop(size, None)  # its memory is free for the new one
             rows = held.rows(0, size)
 
             def run() -> Tensor:
@@ -140,6 +140,7 @@ class CudaCapture:
         """On `device`, or the one that the calling thread means."""
         self._device = device or torch.device("cuda", torch.cuda.current_device())
         self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()  # those that hold the pool
 
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         with on(self._device):
@@ -153,6 +154,8 @@ class CudaCapture:
                 run()
         here.wait_stream(aside)
         graph, failed = torch.cuda.CUDAGraph(), None
+        if not self._graphs:  # torch refuses a pool that no graph holds any more
+            self._pool = torch.cuda.graph_pool_handle()
         try:
             # "thread_local": a compilation in another thread may use the device meanwhile
             # on torch's own stream for captures, one for all: memory is shared within a stream alone
@@ -163,12 +166,13 @@ class CudaCapture:
                     failed = error
                     raise
         except Exception:
-            self._pool = torch.cuda.graph_pool_handle()  # torch lets go of one whose only capture has failed
             if failed is not None:  # ending a capture that has failed raises an error of its own
                 raise failed from None
             raise
         finally:
             torch.cuda.set_stream(here)  # where it would not go back to after such an error
+
+        self._graphs.add(graph)
 
         def replay() -> Tensor:
             graph.replay()

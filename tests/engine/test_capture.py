@@ -28,6 +28,13 @@ class Stream:
         self.waited.append(other.name)
 
 
+class Graph:
+    """Is held by what replays it."""
+
+    def replay(self) -> None:
+        pass
+
+
 class Cuda:
     """What `torch.cuda` is asked for; a capture that has failed cannot be ended without an error."""
 
@@ -77,7 +84,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
         "stream": cuda.within,
         "device": cuda.on,
         "graph": cuda.graph,
-        "CUDAGraph": lambda: None,
+        "CUDAGraph": Graph,
         "graph_pool_handle": object,
         "set_device": lambda device: setattr(cuda, "device", device.index),
     }
@@ -105,14 +112,25 @@ def test_out_of_memory_within_a_capture_comes_out_as_that_and_the_thread_is_wher
 
 
 def test_after_a_capture_that_failed_the_next_takes_memory_of_its_own(cuda: Cuda) -> None:
-    """torch lets go of a pool whose only capture has failed, and refuses it from then on."""
+    """torch lets go of a pool that no graph holds, and refuses it from then on."""
     capture = CudaCapture(SECOND)
     with pytest.raises(RuntimeError):
         capture(failing_at(3, RuntimeError("no kernel image is available")))
+    held = capture(lambda: torch.zeros(1))
+    failed, second = cuda.pools
+    assert failed is not second and held().shape == (1,)
+
+
+def test_captures_share_memory_as_long_as_one_of_them_is_held(cuda: Cuda) -> None:
+    capture = CudaCapture(SECOND)
+    held = [capture(lambda: torch.zeros(1)), capture(lambda: torch.zeros(1))]
+    del held[0]
+    held.append(capture(lambda: torch.zeros(1)))
+    first, second, third = cuda.pools
+    assert first is second is third
+    held.clear()  # as when memory is given back
     capture(lambda: torch.zeros(1))
-    capture(lambda: torch.zeros(1))
-    failed, second, third = cuda.pools
-    assert failed is not second and second is third
+    assert cuda.pools[3] is not first
 
 
 def test_a_capture_is_of_the_device_that_was_asked_for(cuda: Cuda) -> None:

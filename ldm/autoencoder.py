@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.attention import attention
-from ldm.layers import GroupNorm, Upsample
+from ldm.layers import GroupNorm, Upsample, norm_of_conv
 
 NORM_EPS = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -88,8 +88,8 @@ class ResnetBlock(nn.Module):
         self.changes_width = c_in != c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = norm_of_conv(self.norm2, self.conv1, F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(h))
         return (self.nin_shortcut(x) if self.changes_width else x) + h
 
 

@@ -8,34 +8,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.moments import channel_moments, parts_of
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class GroupNorm(nn.GroupNorm):
     """Group Normalization (arXiv 1803.08494), eq. 1 and 6, in a form that a compiler can fuse.
 
-    A group of a channels-last feature map is a narrow stripe of memory. Compiled, the moments are therefore taken
-    of every row of every channel, all channels beside each other, and those of a group from them, which is the same
-    number.
+    A group of a channels-last feature map is a narrow stripe of memory. Compiled, the moments are therefore taken of
+    every channel, all channels beside each other, and those of a group from them, which is the same number.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, c, h, w) -> (b, c, h, w)."""
         return self.by_channel(x) if torch.compiler.is_compiling() else super().forward(x)
 
-    def by_channel(self, x: Tensor) -> Tensor:
-        """`forward` as it is compiled; in float32 within."""
+    def by_channel(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """`forward` of x + shift as it is compiled; shift (b, c) or (1, c). In float32 within."""
         b, c = x.shape[:2]
-        wide = x.permute(0, 2, 3, 1).float()
-        variances, means = torch.var_mean(wide, dim=2, correction=0)  # (b, h, c)
+        wide = x.permute(0, 2, 3, 1)
+        variances, means = _moments(wide)  # (b, parts, c)
+        if shift is not None:
+            shift = shift.float()[:, None]
+            means = means + shift
         variances, means = (part.unflatten(2, (self.num_groups, -1)) for part in (variances, means))
         mean = means.mean(dim=(1, 3), keepdim=True)
         variance = (variances + (means - mean).square()).mean(dim=(1, 3))[:, :, None]
         mean = mean.view(b, self.num_groups, 1)
         scale = self.weight.float().view(1, self.num_groups, -1) * torch.rsqrt(variance + self.eps)
-        shift = self.bias.float().view(1, self.num_groups, -1) - mean * scale
-        normal = wide * scale.view(b, 1, 1, c) + shift.view(b, 1, 1, c)
+        offset = self.bias.float().view(1, self.num_groups, -1) - mean * scale
+        scale, offset = scale.view(b, 1, c), offset.view(b, 1, c)
+        if shift is not None:
+            offset = offset + shift * scale
+        normal = wide.float() * scale[:, None] + offset[:, None]
         return normal.to(x.dtype).permute(0, 3, 1, 2)
+
+
+def _moments(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """(b, h, w, c) -> variances and means over parts of the pixels, all of one size, each (b, parts, c) float32."""
+    if torch.is_grad_enabled():
+        return torch.var_mean(wide.float(), dim=2, correction=0)
+    pixels = wide.flatten(1, 2)
+    variances, means = channel_moments(pixels, parts_of(*pixels.shape)).unbind()
+    return variances, means
+
+
+def norm_of_conv(norm: GroupNorm, conv: nn.Conv2d, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    """norm(conv(x) + shift), shift (b, c).
+
+    Compiled, all that is added to whole channels is the norm's to add, which so reads the map as the convolution
+    leaves it.
+    """
+    if not torch.compiler.is_compiling():
+        h = conv(x)
+        return norm(h if shift is None else h + shift[:, :, None, None])
+    h = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+    parts = [part for part in (shift, None if conv.bias is None else conv.bias[None]) if part is not None]
+    return norm.by_channel(h, sum(part.float() for part in parts) if parts else None)  # type: ignore[arg-type]
 
 
 class Upsample(nn.Module):

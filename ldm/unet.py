@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.attention import BasicTransformerBlock, KeysValues, SpatialTransformer
-from ldm.layers import GroupNorm, Upsample, join, zero_init
+from ldm.layers import GroupNorm, Upsample, join, norm_of_conv, zero_init
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         """x (b, c_in, h, w), shift (b, c_out) -> (b, c_out, h, w)."""
-        h = self.in_layers(x) + shift[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)
+        norm, silu, conv = self.in_layers
+        out_norm, *out_layers = self.out_layers
+        h = norm_of_conv(out_norm, conv, silu(norm(x)), shift)  # type: ignore[arg-type]
+        for layer in out_layers:
+            h = layer(h)
+        return self.skip_connection(x) + h
 
 
 class Downsample(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.layers import GroupNorm, join
+from ldm.layers import GroupNorm, join, norm_of_conv
 
 
 def norm_and_input(dtype: torch.dtype, layout: torch.memory_format) -> tuple[GroupNorm, torch.Tensor]:
@@ -38,19 +38,48 @@ def test_in_half_precision_it_is_rounded_once(layout=torch.channels_last):
     assert float((ours.float() - exact).abs().max() / exact.abs().max()) < 1e-3
 
 
-@torch.no_grad()
-def test_a_compiler_gets_the_form_by_channel_and_nobody_else():
-    norm, x = norm_and_input(torch.float32, torch.channels_last)
+def traced_by(module: torch.nn.Module, *given: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
+    """What a compiled module gives, and the names of what its graph calls."""
     traced: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, example):
         traced.extend(str(node.target) for node in graph.graph.nodes)
         return graph.forward
 
-    compiled = torch.compile(norm, backend=backend, fullgraph=True)(x)
-    assert any("var_mean" in name for name in traced) and not any("group_norm" in name for name in traced)
+    return torch.compile(module, backend=backend, fullgraph=True)(*given), traced
+
+
+@pytest.mark.parametrize(("with_gradients", "used"), [(False, "channel_moments"), (True, "var_mean")])
+def test_a_compiler_gets_the_form_by_channel_and_nobody_else(with_gradients, used):
+    norm, x = norm_and_input(torch.float32, torch.channels_last)
+    with torch.set_grad_enabled(with_gradients):
+        compiled, traced = traced_by(norm, x)
+    assert any(used in name for name in traced) and not any("group_norm" in name for name in traced)
     assert torch.equal(norm(x), F.group_norm(x, 4, norm.weight, norm.bias, norm.eps))
     assert torch.allclose(compiled, norm(x), atol=1e-5)
+
+
+class NormOfConv(torch.nn.Module):
+    def __init__(self, norm: GroupNorm, bias: bool) -> None:
+        super().__init__()
+        self.norm, self.conv = norm, torch.nn.Conv2d(24, 24, 3, padding=1, bias=bias)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor | None) -> torch.Tensor:
+        return norm_of_conv(self.norm, self.conv, x, shift)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shifted", [True, False])
+@torch.no_grad()
+def test_what_is_added_before_a_norm_may_be_added_in_it(bias, shifted):
+    norm, x = norm_and_input(torch.float32, torch.channels_last)
+    module = NormOfConv(norm, bias)
+    shift = 9 * torch.randn(3, 24) if shifted else None
+    plain = module.conv(x) if shift is None else module.conv(x) + shift[:, :, None, None]
+    compiled, traced = traced_by(module, x, shift)
+    assert torch.equal(module(x, shift), norm(plain))
+    assert float((compiled - norm(plain)).norm() / norm(plain).norm()) < 1e-5
+    assert any("conv" in name for name in traced)
 
 
 def test_joined_maps_are_the_same_and_for_a_compiler_channels_last():

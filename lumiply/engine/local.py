@@ -31,6 +31,7 @@ from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
 from lumiply.engine.reasons import let_go, reason_of, wrapped
 from lumiply.engine.render import Pictures, Render
+from lumiply.engine.threads import after
 from lumiply.engine.transfer import Decoded, sent
 from lumiply.errors import (
     BusyError,
@@ -177,7 +178,9 @@ class LocalEngine:
         """Where a GPU computes, the processors make the photo ready for it meanwhile."""
         if self._pipeline.device.type == "cuda":
             render.hint = self._resizers.submit(self._pipeline.hint_input, render.photo)
-            render.bypass = self._resizers.submit(self._pipeline.bypass_input, render.photo)
+            # needed last; it would keep the processors from the hint
+            bypass_input = self._pipeline.bypass_input
+            render.bypass = self._resizers.submit(after, render.hint, bypass_input, render.photo)
 
     def _drop_cancelled(self) -> None:
         """Renders that nobody wants any more take no places, nor memory, while the worker is busy."""

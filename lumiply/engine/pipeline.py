@@ -18,7 +18,7 @@ from lumiply.engine.clock import timed
 from lumiply.engine.compiling import Function, relative_error
 from lumiply.engine.float8 import largest_inputs, sharing, use_float8, wide
 from lumiply.engine.palette import Constants, Palette
-from lumiply.engine.pixels import bypass_picture, hint_picture, to_picture
+from lumiply.engine.pixels import bypass_picture, hint_of, hint_pixels, to_picture
 from lumiply.engine.protocol import Stage
 from lumiply.engine.stages import HintStage, PictureStage
 from lumiply.engine.stepper import Stepper
@@ -205,7 +205,7 @@ class Pipeline:
 
     def hint_input(self, photo: Image.Image) -> Tensor:
         """What `conditions` can take instead of a photo of any size, on the CPU; needs no GPU."""
-        return ready_for(hint_picture(photo, self.picture_size), self.device)
+        return ready_for(hint_pixels(photo, self.picture_size), self.device)
 
     @torch.inference_mode()
     def conditions(self, photo: Image.Image | Tensor, colors: Sequence[str]) -> StepConditions:
@@ -216,7 +216,7 @@ class Pipeline:
         """
         chosen = self.palette.index(colors)
         hint = photo if isinstance(photo, Tensor) else self.hint_input(photo)
-        hint = sent(hint, self.device).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        hint = hint_of(sent(hint, self.device)).to(self.dtype).contiguous(memory_format=torch.channels_last)
         codes = self.palette.codes[chosen].to(self.dtype)
         features = self._run(("hint", len(codes)), self.hint_stage, hint, codes)
         features = features.contiguous(memory_format=torch.channels_last)

@@ -15,9 +15,23 @@ def photo_tensor(photo: Image.Image) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
 
 
+def hint_pixels(photo: Image.Image, size: int) -> Tensor:
+    """PIL bicubic to size x size, (size, size, 3) uint8.
+
+    No more, since a network takes the rest: by torch, the threads of a processor that has other work would wait for
+    each other longer than this takes.
+    """
+    return torch.from_numpy(np.array(photo.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)))
+
+
+def hint_of(pixels: Tensor) -> Tensor:
+    """(size, size, 3) uint8 of `hint_pixels`, on any device -> (1, 3, size, size) float32 in [0, 1]."""
+    return pixels.permute(2, 0, 1)[None].float() / 255
+
+
 def hint_picture(photo: Image.Image, size: int) -> Tensor:
     """What latent intrinsics see: PIL bicubic to size x size, (1, 3, size, size) float32 in [0, 1]."""
-    return photo_tensor(photo.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)).float() / 255
+    return hint_of(hint_pixels(photo, size))
 
 
 def bypass_picture(photo: Image.Image, size: int) -> Tensor:

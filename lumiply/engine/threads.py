@@ -1,12 +1,17 @@
-"""How many threads a processor is given."""
+"""How many threads a processor is given, and in which order they work."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 #: Where Linux says how much processor time this container may have: "QUOTA PERIOD" in microseconds, or "max PERIOD".
 CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -26,3 +31,11 @@ def usable_cpus(quota_file: Path = CGROUP_QUOTA) -> int:
 def set_threads() -> None:
     """Let torch use no more threads than there are processors for them, which it does not find out by itself."""
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
+
+
+def after(
+    first: Future[Any], function: Callable[Given, Result], *given: Given.args, **named: Given.kwargs
+) -> Result:
+    """What `function` returns, called once `first` is there or has failed."""
+    wait([first])
+    return function(*given, **named)

@@ -2,8 +2,7 @@
 
 v is the same function of (x, t, context, hint) as `ControlLDM.forward`. The shifts that the time embedding gives
 every residual block become a table with a row for each timestep; keys and values of all cross-attentions become
-one tensor a context, made by one product; self-attention makes its q, k and v in one product, and on the finest maps,
-where passes over memory cost most, a transformer makes its last two products in one.
+one tensor a context, made by one product; self-attention makes its q, k and v in one product.
 """
 
 from __future__ import annotations
@@ -69,9 +68,6 @@ class StepNetwork(nn.Module):
         blocks = [block for network in networks for block in network.transformer_blocks()]
         for block in blocks:
             block.attn1.pack()
-        finest = self.unet.params.model_channels
-        for network in networks:
-            network.pack_transformers(finest)
         layers = [layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)]
         self.widths = [layer.out_features for layer in layers]
         weight = torch.cat([layer.weight for layer in layers])

@@ -117,27 +117,13 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        x = self.attend(x, keys_values)
-        return x + self.ff(self.norm3(x))
-
-    def attend(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """`forward` without the feed-forward."""
         x = x + self.attn1(self.norm1(x))
-        return x + self.attn2(self.norm2(x), keys_values)
-
-    def unsummed(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """Beside each other, what is summed in the end and what the feed-forward's last product takes."""
-        x = self.attend(x, keys_values)
-        return torch.cat([x, self.ff.net[0](self.norm3(x))], dim=-1)
+        x = x + self.attn2(self.norm2(x), keys_values)
+        return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of a feature map, zero at initialisation (LDM, appendix E.2.1)."""
-
-    packed: Tensor | None
-    packed_bias: Tensor | None
-    #: Takes the place of `packed` where that product is computed in another precision.
-    to_out: nn.Module | None
 
     def __init__(
         self, channels: int, context_width: int, head_width: int, *, depth: int = 1, norm_groups: int = 32
@@ -149,41 +135,11 @@ class SpatialTransformer(nn.Module):
             BasicTransformerBlock(channels, context_width, head_width) for _ in range(depth)
         )
         self.proj_out = zero_init(nn.Linear(channels, channels))
-        self.register_buffer("packed", None, persistent=False)
-        self.register_buffer("packed_bias", None, persistent=False)
-        self.joined = nn.Identity()
-        self.register_module("to_out", None)
-
-    @torch.no_grad()
-    def pack(self) -> None:
-        """For inference: from now on make the last product of the last feed-forward and `proj_out` in one.
-
-        Changing their weights, their precision or device afterwards is not seen.
-        """
-        block, out = self.transformer_blocks[-1], self.proj_out
-        assert isinstance(block, BasicTransformerBlock)
-        last = block.ff.net[2]
-        both = out.weight.float() @ last.weight.float()  # type: ignore[operator]
-        self.packed = torch.cat([out.weight, both.to(out.weight.dtype)], dim=1)
-        bias = out.weight.float() @ last.bias.float() + out.bias.float()  # type: ignore[operator]
-        self.packed_bias = bias.to(out.bias.dtype)
 
     def forward(self, x: Tensor, keys_values: Iterator[KeysValues]) -> Tensor:
         """x (b, c, h, w) -> (b, c, h, w); takes one pair of `keys_values` a block."""
         height_width = x.shape[2:]
         tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (b, h * w, c)
-        *blocks, last = self.transformer_blocks
-        for block in blocks:
+        for block in self.transformer_blocks:
             tokens = block(tokens, next(keys_values))
-        if self.packed is None and self.to_out is None:
-            tokens = self.proj_out(last(tokens, next(keys_values)))
-        else:
-            joined = self.joined(last.unsummed(tokens, next(keys_values)))  # type: ignore[operator]
-            tokens = self._out(joined)
-        return x + tokens.transpose(1, 2).unflatten(2, height_width)
-
-    def _out(self, joined: Tensor) -> Tensor:
-        if self.packed is None:
-            assert self.to_out is not None
-            return self.to_out(joined)
-        return F.linear(joined, self.packed, self.packed_bias)
+        return x + self.proj_out(tokens).transpose(1, 2).unflatten(2, height_width)

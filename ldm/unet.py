@@ -216,12 +216,6 @@ class UNetEncoder(nn.Module):
         """In the order in which they run."""
         return [block for block in self.modules() if isinstance(block, BasicTransformerBlock)]
 
-    def pack_transformers(self, channels: int) -> None:
-        """`SpatialTransformer.pack` of all that work on maps of so many channels."""
-        for module in self.modules():
-            if isinstance(module, SpatialTransformer) and module.proj_in.in_features == channels:
-                module.pack()
-
     def keys_values(self, context: Tensor) -> list[KeysValues]:
         """context (b, n, context_dim) -> keys and values of every cross-attention, in the order of running."""
         return [block.attn2.keys_values(context) for block in self.transformer_blocks()]

@@ -83,13 +83,8 @@ def _of_transformer(name: str, module: SpatialTransformer) -> Iterator[Product]:
         yield linear("query", f"{place}.attn2.to_q", second, "to_q")
         yield linear("mixed", f"{place}.attn2.to_out.0", second.to_out, "0")
         yield linear("geglu", f"{place}.ff.net.0.proj", ff.net[0], "proj")
-        if module.packed is None or block is not module.transformer_blocks[-1]:
-            yield linear("out", f"{place}.ff.net.2", ff.net, "2")
-    if module.packed is None:
-        yield linear("proj_out", "proj_out", module, "proj_out")
-    else:
-        yield Product(f"{name}.to_out", "out", width, module.joined, module.packed, module.packed_bias,
-                      partial(_put_out, module))  # fmt: skip
+        yield linear("out", f"{place}.ff.net.2", ff.net, "2")
+    yield linear("proj_out", "proj_out", module, "proj_out")
 
 
 def _put_qkv(attention: CrossAttention, layer: nn.Module) -> None:
@@ -97,11 +92,6 @@ def _put_qkv(attention: CrossAttention, layer: nn.Module) -> None:
     attention.packed = None
     for name in ("to_q", "to_k", "to_v"):
         getattr(attention, name).to("meta")
-
-
-def _put_out(transformer: SpatialTransformer, layer: nn.Module) -> None:
-    transformer.to_out = layer
-    transformer.packed = transformer.packed_bias = None
 
 
 @torch.no_grad()

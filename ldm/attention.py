@@ -142,4 +142,7 @@ class SpatialTransformer(nn.Module):
         tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (b, h * w, c)
         for block in self.transformer_blocks:
             tokens = block(tokens, next(keys_values))
-        return x + self.proj_out(tokens).transpose(1, 2).unflatten(2, height_width)
+        tokens = self.proj_out(tokens).unflatten(1, height_width)
+        return (x.permute(0, 2, 3, 1) + tokens).permute(
+            0, 3, 1, 2
+        )  # as `ldm.layers.join`: channels stay last

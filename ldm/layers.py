@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.moments import channel_moments, parts_of
+from ldm.moments import channel_moments, gains, parts_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -47,7 +47,7 @@ class GroupNorm(nn.GroupNorm):
 
 def _moments(wide: Tensor) -> tuple[Tensor, Tensor]:
     """(b, h, w, c) -> variances and means over parts of the pixels, all of one size, each (b, parts, c) float32."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not gains(wide):
         return torch.var_mean(wide.float(), dim=2, correction=0)
     pixels = wide.flatten(1, 2)
     variances, means = channel_moments(pixels, parts_of(*pixels.shape)).unbind()

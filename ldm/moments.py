@@ -1,7 +1,7 @@
 """Means and variances of the channels of a channels-last feature map: what a group norm reads the map for.
 
-A compiler makes reductions over the pixels of such a map many times slower than memory allows. On a GPU they are
-taken by a kernel of our own; elsewhere, and wherever nothing is compiled, by torch.
+What a compiler makes of reductions over the short rows of large maps is many times slower than memory allows. For
+those there is a kernel of our own on a GPU; the others, and all where nothing is compiled, are torch's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ from torch import Tensor
 CHANNELS: Final = 64
 PIXELS: Final = 16
 WARPS: Final = 2
+#: Of maps of up to so many numbers, and of maps of longer rows, a compiler gains more by fusing.
+MOST_FUSED: Final = 1 << 21
+LONGEST: Final = 64
 #: Programs that keep a large GPU busy.
 PROGRAMS: Final = 1024
+
+
+def gains(wide: Tensor) -> bool:
+    """Whether the kernel is quicker for a map (b, h, w, c) than what a compiler makes."""
+    return wide.numel() > MOST_FUSED and wide.shape[2] <= LONGEST
 
 
 def parts_of(batch: int, pixels: int, channels: int) -> int:

@@ -22,7 +22,7 @@ def norm_and_input(dtype: torch.dtype, layout: torch.memory_format) -> tuple[Gro
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @torch.no_grad()
-def test_moments_by_channel_are_those_of_the_group(layout):
+def test_moments_by_channel_are_those_of_the_group(layout, most_fused):
     norm, x = norm_and_input(torch.float32, layout)
     exact = F.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
     ours = norm.by_channel(x)
@@ -49,9 +49,18 @@ def traced_by(module: torch.nn.Module, *given: torch.Tensor) -> tuple[torch.Tens
     return torch.compile(module, backend=backend, fullgraph=True)(*given), traced
 
 
-@pytest.mark.parametrize(("with_gradients", "used"), [(False, "channel_moments"), (True, "var_mean")])
-def test_a_compiler_gets_the_form_by_channel_and_nobody_else(with_gradients, used):
+@pytest.fixture(params=[0, 1 << 21], ids=["the kernel's", "the compiler's"])
+def most_fused(request, monkeypatch) -> int:
+    """Up to which size moments are left to a compiler."""
+    monkeypatch.setattr("ldm.moments.MOST_FUSED", request.param)
+    torch.compiler.reset()
+    return request.param
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_a_compiler_gets_the_form_by_channel_and_nobody_else(with_gradients, most_fused):
     norm, x = norm_and_input(torch.float32, torch.channels_last)
+    used = "channel_moments" if not with_gradients and most_fused == 0 else "var_mean"
     with torch.set_grad_enabled(with_gradients):
         compiled, traced = traced_by(norm, x)
     assert any(used in name for name in traced) and not any("group_norm" in name for name in traced)
@@ -71,7 +80,7 @@ class NormOfConv(torch.nn.Module):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shifted", [True, False])
 @torch.no_grad()
-def test_what_is_added_before_a_norm_may_be_added_in_it(bias, shifted):
+def test_what_is_added_before_a_norm_may_be_added_in_it(bias, shifted, most_fused):
     norm, x = norm_and_input(torch.float32, torch.channels_last)
     module = NormOfConv(norm, bias)
     shift = 9 * torch.randn(3, 24) if shifted else None
@@ -79,7 +88,7 @@ def test_what_is_added_before_a_norm_may_be_added_in_it(bias, shifted):
     compiled, traced = traced_by(module, x, shift)
     assert torch.equal(module(x, shift), norm(plain))
     assert float((compiled - norm(plain)).norm() / norm(plain).norm()) < 1e-5
-    assert any("conv" in name for name in traced)
+    assert any("channel_moments" in name for name in traced) == (most_fused == 0)
 
 
 def test_joined_maps_are_the_same_and_for_a_compiler_channels_last():

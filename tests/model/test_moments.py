@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldm.moments import PROGRAMS, channel_moments, kernel, parts_of
+from ldm.moments import PROGRAMS, channel_moments, gains, kernel, parts_of
 
 
 def maps(b: int, pixels: int, c: int, device: str = "cpu") -> torch.Tensor:
@@ -37,6 +37,20 @@ def test_parts_are_equal_and_as_many_as_keep_a_gpu_busy(batch, pixels):
     assert parts == 1 or pixels // parts >= 16
     could_be_more = pixels % (2 * parts) == 0 and pixels // (2 * parts) >= 16
     assert not could_be_more or parts * batch * 5 >= PROGRAMS
+
+
+@pytest.mark.parametrize(
+    ("shape", "better"),
+    [
+        ((7, 64, 64, 320), True),
+        ((7, 16, 16, 1280), True),
+        ((7, 8, 8, 1280), False),
+        ((1, 64, 64, 320), False),
+        ((1, 512, 512, 128), False),
+    ],
+)
+def test_maps_for_which_it_was_measured_to_be_quicker(shape, better):
+    assert gains(torch.empty(shape, device="meta")) is better
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel runs on a GPU")

@@ -63,7 +63,14 @@ def nano_adaptor(color: str) -> Adaptor:
     return Adaptor(copied(prior.model_latents.light_encoder), copied(prior.light_decoder))
 
 
-@lru_cache
 def nano_pipeline(colors: tuple[str, ...] = COLORS[1:]) -> Pipeline:
-    """A pipeline with an adaptor for each of `colors`, one for all tests: requests cannot change it."""
+    """A pipeline with an adaptor for each of `colors`, one for all tests: requests cannot change it.
+
+    What it computes once is rounded as the number of threads has it, so for another number there is another one.
+    """
+    return _shared(colors, torch.get_num_threads())
+
+
+@lru_cache
+def _shared(colors: tuple[str, ...], threads: int) -> Pipeline:
     return Pipeline(nano_model(), {color: nano_adaptor(color) for color in colors})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.soak import __main__ as command
 from benchmarks.soak import load as loads
@@ -18,6 +19,16 @@ def test_load_compares_every_file_and_times_health() -> None:
     answers, _, health, memory = load("nano", clients=4, jobs=10, photos=3, stored=True)
     assert answers.ok and answers.measured.startswith("10 of 10 in ")
     assert "p99" in health.measured and memory.ok
+
+
+def test_the_server_is_compared_at_the_threads_that_this_process_has() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # another number rounds otherwise, and one is not the usual one
+    try:
+        answers = load("nano", clients=2, jobs=6, photos=2)[0]
+    finally:
+        torch.set_num_threads(before)
+    assert answers.ok, answers.measured
 
 
 def test_load_notices_a_file_that_is_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 import psutil
+import torch
 from PIL import Image
 
 from lumiply import client
@@ -53,7 +54,10 @@ def engine_of(kind: str) -> Engine:
 
 @contextmanager
 def serving(kind: str, folder: Path, port: int = 0, **settings: object) -> Iterator[tuple[str, psutil.Popen]]:
-    """A server on the "nano" or the "mini" model, in a process of its own: its address, and the process."""
+    """A server on the "nano" or the "mini" model, in a process of its own: its address, and the process.
+
+    It renders with as many threads as this process, since another number of them rounds otherwise.
+    """
     port = port or free_port()
     command = {
         "nano": ["-m", "tests.server.nano_server"],
@@ -62,7 +66,8 @@ def serving(kind: str, folder: Path, port: int = 0, **settings: object) -> Itera
     given = {f"LUMIPLY_{name.upper()}": str(value) for name, value in settings.items()}
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "LUMIPLY_PORT": str(port), "LUMIPLY_CKPT_DIR": str(ROOT / "ckpt"),
-        "LUMIPLY_RESULTS_DIR": str(folder / "inference"), "LUMIPLY_LOG_LEVEL": "error", **given,
+        "LUMIPLY_RESULTS_DIR": str(folder / "inference"), "LUMIPLY_LOG_LEVEL": "error",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()), **given,
     }  # fmt: skip
     log = (folder / "server.log").open("ab")
     process = psutil.Popen([sys.executable, *command], cwd=folder, env=environment, stdout=log, stderr=log)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flask import Flask
 from PIL import Image
 
@@ -326,10 +327,14 @@ def test_stopping_and_dying_lose_nothing_that_was_answered(tmp_path: Path, way: 
 
 
 class serving:
-    """`tests.server.nano_server` as a process; gives its address and itself, and stops it."""
+    """`tests.server.nano_server` as a process; gives its address and itself, and stops it.
+
+    It has as many threads as this process, since another number of them rounds otherwise.
+    """
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "LUMIPLY_PORT": "0", **environment}
+        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads()), "LUMIPLY_PORT": "0"}
+        self._environment = {**os.environ, **own, **environment}
 
     def __enter__(self) -> tuple[str, subprocess.Popen[str]]:
         self._process = subprocess.Popen(

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from lumiply.engine.local import LocalEngine
+from lumiply.engine.pipeline import Pipeline
 from lumiply.server import EngineSlot, heap
 from lumiply.server.service import Service
 from lumiply.settings import Settings
 from tests.fakes import INFO, PATIENCE_S, FakeEngine, wait_until
-from tests.nano import nano_pipeline
+from tests.nano import nano_model
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +182,7 @@ def test_the_model_of_an_engine_that_was_replaced_goes(
     models: list[weakref.ref[torch.nn.Module]] = []
 
     def build() -> LocalEngine:
-        pipeline = nano_pipeline.__wrapped__(())  # not the one that all tests share
+        pipeline = Pipeline(nano_model(), {})  # not the one that all tests share
         models.append(weakref.ref(pipeline.network))
         return LocalEngine(pipeline, INFO)
 

@@ -65,7 +65,8 @@ class Bench:
     def load(self) -> None:
         """Seconds to a pipeline and to a first picture, with nothing compiled."""
         began = time.perf_counter()
-        float8 = choose_float8(self.settings.precision, self.device)
+        gains = self.settings.model == "full" and self.settings.compile != "off"
+        float8 = choose_float8(self.settings.precision, self.device, gains=gains)
         self.pipeline = self.subject.pipeline(self.device, self.dtype, self.decode_dtype, float8)
         loaded = time.perf_counter()
         self.pipeline.relight(self.photo, COLORS[:1], seed=1, steps=self.steps)

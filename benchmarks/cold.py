@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--adaptors-dir", type=Path, default=Path("adaptors"))
     parser.add_argument("--model", default="full", choices=("full", "mini"))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precision", default="auto", choices=("auto", "float8"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float16", "float8"))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True)

@@ -158,7 +158,7 @@ class Plan:
         one = Constants.of(model, {}, self.device)
         codes, tokens = one.palette.codes.repeat(7, 1), one.palette.tokens.repeat(7, 1, 1)
         self.constants = Constants(Palette(COLORS, codes, tokens), one.text)  # one light under seven names
-        float8 = choose_float8(self.given.precision, self.device)
+        float8 = choose_float8(self.given.precision, self.device, gains=self.given.compile == "on")
         self.pipeline = Pipeline(model, self.constants, device=self.device, dtype=self.half, float8=float8)
         found["float8"] = self.pipeline.float8
         if self.on_gpu:
@@ -356,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="full", choices=("full", "nano"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile", default="on", choices=("on", "off"))
-    parser.add_argument("--precision", default="auto", choices=("auto", "float8"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float16", "float8"))
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--slots", type=int, default=6, help="processes that compile at once")
     parser.add_argument(

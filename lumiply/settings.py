@@ -157,7 +157,8 @@ class Settings:
     precision: str = _setting(
         "auto",
         kinds.choice("auto", "float32", "float16", "bfloat16", "float8"),
-        "Numbers that the model computes in; float8 is float16 with some products in float8, if that changes little.",
+        "Numbers that the model computes in. float8 is float16 with some products in float8, if that changes little;"
+        " auto is float8 for the full model on a GPU where that is quicker, float16 on other GPUs, else float32.",
     )
     model: str = _setting(
         "auto",

@@ -49,6 +49,8 @@ MAX_BATCH: Final = {"cuda": 14, "cpu": 7}
 COMPILED_SIZES: Final = (7, 1, 14, 8, 4, 2)
 #: Compute capability of the first GPUs with float8 products (Ada Lovelace).
 FLOAT8_SINCE: Final = (8, 9)
+#: And of the first on which the full model was measured to be quicker with them (Hopper).
+FLOAT8_QUICK_SINCE: Final = (9, 0)
 MODEL_NAMES: Final = {"full": "lumiply", "mini": "lumiply-mini"}
 
 
@@ -72,7 +74,7 @@ def choose_device(wanted: str) -> torch.device:
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     """ "auto" is half precision on a GPU, where it keeps 56 dB of the picture or more, and float32 on a CPU.
 
-    Where a GPU has no bfloat16 (before Ampere), float16 takes its place.
+    That is without float8, see `choose_float8`. Where a GPU has no bfloat16 (before Ampere), float16 takes its place.
     """
     if wanted == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
@@ -97,14 +99,19 @@ def choose_decode_precision(wanted: str, device: torch.device, dtype: torch.dtyp
     return dtype
 
 
-def choose_float8(wanted: str, device: torch.device) -> bool:
-    """Whether to try float8 for the step's wide transformers: only where asked for, and where a GPU has it."""
-    if wanted != "float8":
-        return False
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE:
-        return True
-    log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
-    return False
+def choose_float8(wanted: str, device: torch.device, *, gains: bool) -> bool:
+    """Whether to try float8 for the step's wide transformers.
+
+    Args:
+        gains: whether it is quicker with this model as it is run; "auto" then takes it on GPUs where that was
+            measured.
+    """
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    if wanted == "auto":
+        return gains and capability >= FLOAT8_QUICK_SINCE
+    if wanted == "float8" and capability < FLOAT8_SINCE:
+        log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
+    return wanted == "float8" and capability >= FLOAT8_SINCE
 
 
 def _gpu_has_bfloat16(device: torch.device) -> bool:
@@ -206,9 +213,11 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     if device.type == "cuda":
         wake(device)
     dtype = choose_precision(settings.precision, device)
-    float8 = choose_float8(settings.precision, device)
     files = find_weights(settings.ckpt_dir, settings.adaptors_dir, settings.model)
     log.info("%s", files.describe())
+    # each product rounds what goes into it: compiled, beside other work; uncompiled, in passes of its own
+    gains = files.variant == "full" and settings.compile != "off"
+    float8 = choose_float8(settings.precision, device, gains=gains)
     if device.type == "cpu":
         set_threads()
         keep_memory()

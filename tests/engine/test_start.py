@@ -119,21 +119,25 @@ def test_one_clock_of_pauses_is_for_loading_and_comparing(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "wanted, device, capability, expected",
+    "wanted, device, capability, gains, expected",
     [
-        ("float8", GPU, (9, 0), True),
-        ("float8", GPU, (8, 9), True),
-        ("float8", GPU, (8, 6), False),
-        ("float8", CPU, (9, 0), False),
-        ("auto", GPU, (9, 0), False),
+        ("float8", GPU, (9, 0), False, True),
+        ("float8", GPU, (8, 9), False, True),
+        ("float8", GPU, (8, 6), True, False),
+        ("float8", CPU, (9, 0), True, False),
+        ("auto", GPU, (9, 0), True, True),
+        ("auto", GPU, (9, 0), False, False),
+        ("auto", GPU, (8, 9), True, False),
+        ("auto", CPU, (9, 0), True, False),
+        ("float16", GPU, (9, 0), True, False),
     ],
 )
-def test_float8_only_where_it_is_asked_for_and_a_gpu_has_it(
-    monkeypatch, caplog, wanted, device, capability, expected
+def test_float8_where_it_is_asked_for_or_quicker_and_a_gpu_has_it(
+    monkeypatch, caplog, wanted, device, capability, gains, expected
 ):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A10")
-    assert start.choose_float8(wanted, device) is expected
+    assert start.choose_float8(wanted, device, gains=gains) is expected
     assert ("no float8" in caplog.text) == (wanted == "float8" and not expected)
     assert start.choose_precision("float8", GPU) is torch.float16
     assert start.choose_precision("float8", CPU) is torch.float32

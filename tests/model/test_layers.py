@@ -91,6 +91,18 @@ def test_what_is_added_before_a_norm_may_be_added_in_it(bias, shifted, most_fuse
     assert any("channel_moments" in name for name in traced) == (most_fused == 0)
 
 
+def test_gradients_of_the_form_for_compilers_are_those_of_the_plain_one():
+    norm, x = norm_and_input(torch.float32, torch.channels_last)
+    module, shift = NormOfConv(norm, bias=True), torch.randn(3, 24)
+    gradients = []
+    for function in (module, torch.compile(module, backend="aot_eager", fullgraph=True)):
+        inputs = [x.clone().requires_grad_(), shift.clone().requires_grad_()]
+        loss = (function(*inputs) * torch.linspace(-1, 1, x.numel()).view_as(x)).square().sum()
+        gradients.append(torch.autograd.grad(loss, [*inputs, *module.parameters()]))
+    for plain, compiled in zip(*gradients, strict=True):
+        assert float((plain - compiled).norm() / plain.norm()) < 1e-4
+
+
 def test_joined_maps_are_the_same_and_for_a_compiler_channels_last():
     a, b = (torch.randn(2, c, 3, 5).contiguous(memory_format=torch.channels_last) for c in (4, 6))
     seen: list[torch.Tensor] = []

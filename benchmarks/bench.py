@@ -102,8 +102,15 @@ class Bench:
             self.engine.submit(photo or self.photo, COLORS[:colors], seed=seed, preset=preset, steps=steps)
             for seed in range(photos)
         ]
-        pictures = [picture for future in futures for picture in future.result().values()]
-        list(self.encoders.map(encode_jpeg, pictures))
+        encoded = [
+            self.encoders.submit(
+                encode_jpeg, picture
+            )  # each request's pictures when they are there, as a server does
+            for future in futures
+            for picture in future.result().values()
+        ]
+        for one in encoded:
+            one.result()
 
     def end_to_end(self) -> list[list[Any]]:
         """One, seven and fourteen colour-images; fourteen are two photos at once."""

@@ -95,6 +95,7 @@ FORMS: Final = (
     Form("fp8 by rows, all widths", float8=all_widths, by_rows=True),
     Form("fp8, all widths, products tuned", PRODUCTS_TUNED, float8=all_widths),
     Form("kernels tuned", {"coordinate_descent_tuning": True}),
+    Form("kernels begun early", {"triton.enable_pdl": True}),
     Form("kernels combined", {"combo_kernels": True}),
     Form("reductions tried", {"triton.multi_kernel": 1}),
 )

@@ -164,7 +164,7 @@ class Plan:
         if self.on_gpu:
             torch.cuda.empty_cache()
             found["weights_gb"] = torch.cuda.memory_allocated() / 1e9
-            self.pipeline.stepper.capture_with(CudaCapture())
+            self.pipeline.capture_with(CudaCapture)
         return found
 
     def uncompiled(self) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from lumiply.engine.float8 import largest_inputs, sharing, use_float8, wide
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_of, hint_pixels, to_picture
 from lumiply.engine.protocol import Stage
+from lumiply.engine.replay import Replayed
 from lumiply.engine.stages import HintStage, PictureStage
-from lumiply.engine.stepper import Stepper
+from lumiply.engine.stepper import Capture, Stepper
 from lumiply.engine.transfer import Decoded, ready_for, sent
 from lumiply.engine.upload import place
 from lumiply.errors import UserError
@@ -106,6 +107,7 @@ class Pipeline:
         self.picture_stage = PictureStage(model.first_stage_model)
         self.float8 = False
         self._compiled: dict[tuple[str, int], Function] = {}  # stages, by name and batch size
+        self._capture: Capture | None = None
         with torch.inference_mode(), timed("what is computed once"):
             self.network = StepNetwork(model)
             self._read(adaptors)
@@ -310,8 +312,18 @@ class Pipeline:
         decoded: Tensor = self._run(("decoder", len(z)), self.picture_stage.decode, *inputs)
         return decoded
 
+    def capture_with(self, make: Callable[[], Capture]) -> None:
+        """From now on, replay steps and what computes the hint, once compiled, from captured graphs.
+
+        `make` makes what captures them, each with memory of its own.
+        """
+        self.stepper.capture_with(make())
+        self._capture = make()
+
     def use(self, stage: tuple[str, int], function: Function) -> None:
         """From now on, compute the stage of that name and batch size by `function`. May be called from any thread."""
+        if stage[0] == "hint" and self._capture is not None:  # a render waits for it before its first step
+            function = Replayed(function, self._capture)
         self._compiled[stage] = function
 
     def _run(self, key: tuple[str, int], plain: Function, *inputs: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -186,7 +187,7 @@ def speed_up(
     if settings.compile == "off" or (settings.compile == "auto" and not on_gpu):
         return None
     if on_gpu:
-        pipeline.stepper.capture_with(CudaCapture(pipeline.device))
+        pipeline.capture_with(partial(CudaCapture, pipeline.device))
     if sizes is None:
         largest = settings.max_batch or MAX_BATCH[pipeline.device.type]
         sizes = [size for size in COMPILED_SIZES if size <= max(largest, min(BATCH_SIZES))]

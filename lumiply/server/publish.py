@@ -10,7 +10,9 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
+from lumiply.engine.threads import usable_cpus
 from lumiply.errors import CancelledError, LumiplyError, OutdatedError, ReplacedError, StorageFullError
 from lumiply.images import encode_jpeg
 from lumiply.server.claims import Claims
@@ -24,12 +26,19 @@ from lumiply.server.store import JobStore
 log = logging.getLogger(__name__)
 
 
+#: JPEGs that are encoded at once, where there are so many processors: a job has seven.
+ENCODERS: Final = 7
+
+
 class Publisher:
-    """Encodes and writes on a thread of its own, one render after the other."""
+    """Encodes and writes on a thread of its own, one render after the other, the pictures of each side by side."""
 
     def __init__(self, store: JobStore, claims: Claims, metrics: Metrics) -> None:
         self._store, self._claims, self._metrics = store, claims, metrics
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="lumiply-store")
+        self._encoders = ThreadPoolExecutor(
+            min(ENCODERS, max(2, usable_cpus())), thread_name_prefix="lumiply-encode"
+        )
 
     def expect(self, render: Render) -> None:
         """Publish a render once it has ended."""
@@ -48,6 +57,7 @@ class Publisher:
     def close(self) -> None:
         """Finish writing. Safe to call twice."""
         self._writer.shutdown(wait=True)
+        self._encoders.shutdown(wait=True)
 
     def _hand_over(self, render: Render, _: Future[Pictures]) -> None:
         """Called on the engine's thread: leave encoding and writing to the writer's."""
@@ -72,7 +82,8 @@ class Publisher:
 
     def _encode(self, render: Render, pictures: Pictures) -> dict[str, bytes]:
         quality = render.recipe.jpeg_quality
-        files = {output_name(color): encode_jpeg(picture, quality) for color, picture in pictures.items()}
+        encoded = self._encoders.map(functools.partial(encode_jpeg, quality=quality), pictures.values())
+        files = dict(zip(map(output_name, pictures), encoded, strict=True))
         return {PHOTO_NAME: render.photo_file.result(), **files}
 
     def _publish_for(self, ticket: Ticket, files: dict[str, bytes]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import random
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from lumiply.colors import COLORS
+from lumiply.images import encode_jpeg
 from lumiply.server.names import PHOTO_NAME, RECORD_NAME, output_name
 from lumiply.server.site import site_of
 from lumiply.server.store import JobStore
@@ -56,6 +59,20 @@ def test_seven_calls_at_once_take_one_render(
     answers = [later(pool, app, color=color) for color in COLORS]
     assert [answer.result(10).status_code for answer in answers] == [200] * 7
     assert len(engine.renders) == 1
+
+
+def test_pictures_of_a_job_are_encoded_side_by_side(client: FlaskClient, monkeypatch) -> None:
+    begun, two = itertools.count(1), threading.Event()
+
+    def with_another(picture: Image.Image, quality: int) -> bytes:
+        if next(begun) == 2:
+            two.set()
+        if not two.wait(10):
+            raise TimeoutError("no other picture is encoded meanwhile")
+        return encode_jpeg(picture, quality)
+
+    monkeypatch.setattr("lumiply.server.publish.encode_jpeg", with_another)
+    assert post(client, color="red").status_code == 200
 
 
 def test_every_colour_is_its_own_picture(client: FlaskClient, app: Flask) -> None:

@@ -29,15 +29,15 @@ class Replayed:
         """What the function gives, for the caller to keep.
 
         Raises:
-            torch.OutOfMemoryError: there was no room.
+            torch.OutOfMemoryError: there was no room, not even without a capture.
         """
         if self._is_capturable and self._replay is None:
             self._held = [tensor.clone() for tensor in given]
             try:
                 self._replay = self._capture(lambda: self._function(*self._held))
-            except torch.OutOfMemoryError:
-                self._held = []
-                raise
+            except torch.OutOfMemoryError as error:
+                log.warning("no memory to capture a stage, which is launched kernel by kernel: %s", error)
+                self._held = []  # and tried again with the next call
             except Exception:
                 log.exception("a stage is not captured; it is launched kernel by kernel")
                 self._is_capturable, self._held = False, []

@@ -51,7 +51,7 @@ def test_what_cannot_be_captured_is_computed_as_it_was_and_said_once(caplog):
     assert caplog.text.count("is not captured") == 1
 
 
-def test_without_room_for_a_capture_it_is_tried_again_later():
+def test_without_room_for_a_capture_it_is_computed_as_it_was_and_a_capture_tried_again_later():
     attempts: list[int] = []
 
     def short(run):
@@ -61,9 +61,17 @@ def test_without_room_for_a_capture_it_is_tried_again_later():
         return FakeCapture()(run)
 
     replayed = Replayed(joined, short)
+    for seed in range(3):
+        assert torch.equal(replayed(*pair(seed)), joined(*pair(seed)))
+    assert len(attempts) == 2
+
+
+def test_without_room_at_all_the_caller_is_told():
+    def full(*given):
+        raise torch.OutOfMemoryError("no room")
+
     with pytest.raises(torch.OutOfMemoryError):
-        replayed(*pair(0))
-    assert torch.equal(replayed(*pair(1)), joined(*pair(1))) and len(attempts) == 2
+        Replayed(full, FakeCapture())(*pair(0))
 
 
 def test_a_pipeline_replays_steps_and_compiled_hints_and_its_pictures_stay():

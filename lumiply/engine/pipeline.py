@@ -16,7 +16,7 @@ from ldm.layers import Upsample
 from ldm.sampling import SAMPLERS, StepCallback, sample
 from lumiply.engine.clock import timed
 from lumiply.engine.compiling import Function, relative_error
-from lumiply.engine.float8 import largest_inputs, sharing, use_float8, wide
+from lumiply.engine.float8 import largest_inputs, sharing, use_float8, uses_float8, wide
 from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pixels import bypass_picture, hint_of, hint_pixels, to_picture
 from lumiply.engine.protocol import Stage
@@ -154,8 +154,11 @@ class Pipeline:
         """`use_float8`; that it fails keeps no one from rendering without."""
         try:
             return self.use_float8()
-        except torch.OutOfMemoryError:
-            raise
+        except torch.OutOfMemoryError as error:
+            if uses_float8(self.network):  # in part
+                raise
+            log.warning("no memory to try float8 products, which are not used: %s", error)
+            return False
         except Exception:
             log.exception("float8 products cannot be computed here, and are not used")
             return False

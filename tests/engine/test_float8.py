@@ -149,3 +149,25 @@ def test_a_pipeline_that_tries_float8_says_whether_it_uses_it(monkeypatch, caplo
     monkeypatch.setattr(Pipeline, "use_float8", refuse)
     assert not Pipeline(nano_model(), {}, float8=True).float8
     assert "cannot be computed here" in caplog.text
+
+
+def test_a_pipeline_without_memory_to_try_float8_renders_without_it(monkeypatch, caplog):
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lumiply.engine.pipeline.largest_inputs", full)
+    pipeline = Pipeline(nano_model(), {"red": nano_adaptor("red")}, float8=True)
+    assert not pipeline.float8 and not uses_float8(pipeline.network)
+    assert "no memory to try float8" in caplog.text
+
+
+def test_a_network_that_is_in_float8_in_part_is_not_taken_for_one_that_is_not(monkeypatch):
+    used = Pipeline.use_float8
+
+    def in_part(self: Pipeline) -> bool:
+        assert used(self, 0.1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Pipeline, "use_float8", in_part)
+    with pytest.raises(torch.OutOfMemoryError):
+        Pipeline(nano_model(), {}, float8=True)

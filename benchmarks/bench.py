@@ -65,7 +65,7 @@ class Bench:
     def load(self) -> None:
         """Seconds to a pipeline and to a first picture, with nothing compiled."""
         began = time.perf_counter()
-        gains = self.settings.model == "full" and self.settings.compile != "off"
+        gains = self.subject.full and self.settings.compile != "off"
         float8 = choose_float8(self.settings.precision, self.device, gains=gains)
         self.pipeline = self.subject.pipeline(self.device, self.dtype, self.decode_dtype, float8)
         loaded = time.perf_counter()
@@ -103,9 +103,8 @@ class Bench:
             for seed in range(photos)
         ]
         encoded = [
-            self.encoders.submit(
-                encode_jpeg, picture
-            )  # each request's pictures when they are there, as a server does
+            # each request's pictures when they are there, as a server does
+            self.encoders.submit(encode_jpeg, picture)
             for future in futures
             for picture in future.result().values()
         ]

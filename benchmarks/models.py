@@ -30,12 +30,14 @@ class Subject:
         pipeline: makes a pipeline (device, dtype, precision of the first stage, and, by default not, float8).
         plain: gives the model in float32 on the CPU, for the original's way.
         steps: its own number of denoising steps.
+        full: whether it is the full model.
     """
 
     weights: str
     pipeline: Callable[..., Pipeline]
     plain: Callable[[], ControlLDM]
     steps: int
+    full: bool = False
 
 
 def subject(model: str, ckpt_dir: Path = Path("ckpt"), adaptors_dir: Path = Path("adaptors")) -> Subject:
@@ -45,7 +47,7 @@ def subject(model: str, ckpt_dir: Path = Path("ckpt"), adaptors_dir: Path = Path
     except WeightsError:
         if model != "full":
             raise
-        return Subject("filled by name", _filled_pipeline, filled_model, DEFAULT_STEPS["full"])
+        return Subject("filled by name", _filled_pipeline, filled_model, DEFAULT_STEPS["full"], full=True)
     return Subject(
         files.describe(),
         lambda device, dtype, decode, float8=False: load_pipeline(
@@ -53,6 +55,7 @@ def subject(model: str, ckpt_dir: Path = Path("ckpt"), adaptors_dir: Path = Path
         ),
         lambda: load_model(files.params(), files.checkpoint, bypass=files.bypass, latents=files.latents),
         DEFAULT_STEPS[files.variant],
+        full=files.variant == "full",
     )
 
 

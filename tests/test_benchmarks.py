@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, forms, fp8, h200, samplers, stream
+from benchmarks import bench, forms, fp8, h200, models, samplers, stream
 from benchmarks.kernels import kind_of
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
@@ -19,6 +20,7 @@ from lumiply.engine.float8 import uses_float8
 from lumiply.engine.pauses import Pauses
 from lumiply.engine.pipeline import Pipeline
 from lumiply.errors import UserError
+from lumiply.settings import Settings
 from tests.nano import nano_adaptor, nano_model
 
 
@@ -59,6 +61,22 @@ def test_bench_prints_every_table_and_writes_what_it_prints(tmp_path, capsys):
     assert found["original"]["ratio"] == pytest.approx(
         found["original"]["original_s"] / found["original"]["ours_s"]
     )
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_bench_chooses_float8_as_a_server_does_whichever_way_the_model_was_chosen(monkeypatch, full):
+    asked = []
+    monkeypatch.setattr(bench, "choose_float8", lambda *_, gains: bool(asked.append(gains)))
+    chosen = replace(nano_subject(), full=full)
+    one = bench.Bench(chosen, Settings(model="auto", device="cpu"), Results(None, {}), quick=True)
+    one.load()
+    one.close()
+    assert asked == [full]
+
+
+def test_a_model_to_measure_knows_whether_it_is_the_full_one(tmp_path):
+    assert models.subject("full", tmp_path, tmp_path).full  # filled by name
+    assert not models.subject("mini").full
 
 
 def test_samplers_prints_a_row_a_number_of_steps(tmp_path, capsys):

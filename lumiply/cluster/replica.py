@@ -45,8 +45,9 @@ class OtherWeightsError(OutdatedError):
 
     def __init__(self, fingerprint: str, info: EngineInfo) -> None:
         super().__init__(
-            f"this replica has other weights ({info.fingerprint}) than the server counts on ({fingerprint});"
-            " if that lasts, give all machines the same files, then start the application again"
+            f"this replica has other weights, or another precision ({info.fingerprint}), than the server counts on"
+            f" ({fingerprint}); if that lasts, give all machines the same files, set LUMIPLY_PRECISION=float16 where"
+            " their GPUs are of different kinds, then start the application again"
         )
         self.info = info
 

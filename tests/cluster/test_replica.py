@@ -55,6 +55,7 @@ def test_other_weights_than_the_caller_counts_on_are_refused_and_nothing_is_rend
     engine = FakeEngine()
     (said,) = all_said(Replica(lambda: engine, 60), call(fingerprint="older"))
     assert isinstance(said, OtherWeightsError) and "older" in str(said)
+    assert "same files" in str(said) and "LUMIPLY_PRECISION=float16" in str(said)
     assert pickle.loads(pickle.dumps(said)).info == INFO  # what the caller may count on
     assert engine.renders == []
 

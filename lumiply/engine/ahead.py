@@ -81,6 +81,8 @@ class AheadOfTime:
         self._closed = False
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.folder = self._made(folder)
+        # kernels of our own (`ldm.moments`) are kept by Triton itself, else in a home that need not be there
+        os.environ.setdefault("TRITON_CACHE_DIR", str(self.folder / "triton"))
 
     def _made(self, folder: Path | None) -> Path:
         if folder is not None:

@@ -396,6 +396,18 @@ def test_without_a_folder_that_can_be_written_code_is_kept_until_the_end(tmp_pat
     assert not cache.folder.exists()
 
 
+def test_kernels_of_our_own_are_kept_beside_the_code_and_need_no_home(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    for folder, given in ((tmp_path / "kept", None), (blocked, None), (tmp_path / "kept", "/chosen")):
+        monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+        if given is not None:
+            monkeypatch.setenv("TRITON_CACHE_DIR", given)
+        cache = AheadOfTime(folder)
+        assert os.environ["TRITON_CACHE_DIR"] == (given or str(cache.folder / "triton"))
+        cache.close()
+
+
 def test_parts_that_were_not_loaded_for_long_are_removed(tmp_path, monkeypatch):
     old, new = tmp_path / "old-1", tmp_path / "new-1"
     for folder in (old, new):

@@ -367,7 +367,7 @@ class LocalEngine:
             return
         try:
             levels = decoded.wait()
-            pictures.append(self._resizers.submit(render.picture, levels, render.photo.size))
+            pictures.append(self._resizers.submit(self._pipeline.picture, levels, render.photo.size))
             render.report("decode", len(pictures), len(render.colors))
             render.check(self._closing)
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from lumiply.engine.protocol import Stage
 from lumiply.engine.replay import Replayed
 from lumiply.engine.stages import HintStage, PictureStage
 from lumiply.engine.stepper import Capture, Stepper
+from lumiply.engine.threads import usable_cpus
 from lumiply.engine.transfer import Decoded, ready_for, sent
 from lumiply.engine.upload import place
 from lumiply.errors import UserError
@@ -31,6 +33,8 @@ from modi_vae import BypassAutoencoder, MergedFeatures
 
 log = logging.getLogger(__name__)
 
+#: Channels of pictures that are resized at once: two pictures'.
+CHANNEL_THREADS: Final = 6
 #: Timesteps at which float8 products are tried.
 FLOAT8_SEEN: Final = 6
 #: How far float8 may take a step from what it was (relative error). With the full model, filled by name, steps with
@@ -108,6 +112,9 @@ class Pipeline:
         self.float8 = False
         self._compiled: dict[tuple[str, int], Function] = {}  # stages, by name and batch size
         self._capture: Capture | None = None
+        # beside a GPU processors are free, and a request waits for its photo's resizing and for its last picture's
+        spare = self.device.type == "cuda" and usable_cpus() > CHANNEL_THREADS
+        self._channels = ThreadPoolExecutor(CHANNEL_THREADS, "lumiply-channel") if spare else None
         with torch.inference_mode(), timed("what is computed once"):
             self.network = StepNetwork(model)
             self._read(adaptors)
@@ -210,7 +217,7 @@ class Pipeline:
 
     def hint_input(self, photo: Image.Image) -> Tensor:
         """What `conditions` can take instead of a photo of any size, on the CPU; needs no GPU."""
-        return ready_for(hint_pixels(photo, self.picture_size), self.device)
+        return ready_for(hint_pixels(photo, self.picture_size, self._channels), self.device)
 
     @torch.inference_mode()
     def conditions(self, photo: Image.Image | Tensor, colors: Sequence[str]) -> StepConditions:
@@ -323,6 +330,10 @@ class Pipeline:
         self.stepper.capture_with(make())
         self._capture = make()
 
+    def picture(self, levels: Tensor, size: tuple[int, int]) -> Image.Image:
+        """One decoded picture (H, W, 3) uint8 on the CPU at `size` (width, height). May be called from any thread."""
+        return to_picture(levels, size, self._channels)
+
     def use(self, stage: tuple[str, int], function: Function) -> None:
         """From now on, compute the stage of that name and batch size by `function`. May be called from any thread."""
         if stage[0] == "hint" and self._capture is not None:  # a render waits for it before its first step
@@ -368,4 +379,6 @@ class Pipeline:
             sampler=sampler,
         )
         levels = self.decode(latents, prepared.features, lambda step, total: report("decode", step, total))
-        return {color: to_picture(level, prepared.size) for color, level in zip(colors, levels, strict=True)}
+        return {
+            color: self.picture(level, prepared.size) for color, level in zip(colors, levels, strict=True)
+        }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,13 +17,28 @@ def photo_tensor(photo: Image.Image) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
 
 
-def hint_pixels(photo: Image.Image, size: int) -> Tensor:
-    """PIL bicubic to size x size, (size, size, 3) uint8.
+def resize(
+    picture: Image.Image, size: tuple[int, int], filter: Image.Resampling, channels: Executor | None = None
+) -> Image.Image:
+    """`picture` at `size` (width, height), which PIL computes channel by channel.
+
+    Args:
+        channels: threads that take a channel each: the same picture in half the time, for 1.4 times the work.
+    """
+    if channels is None:
+        return picture.resize(size, filter)
+    parts = channels.map(lambda channel: channel.resize(size, filter), picture.split())
+    return Image.merge(picture.mode, tuple(parts))
+
+
+def hint_pixels(photo: Image.Image, size: int, channels: Executor | None = None) -> Tensor:
+    """PIL bicubic to size x size, (size, size, 3) uint8; `channels` as for `resize`.
 
     No more, since a network takes the rest: by torch, the threads of a processor that has other work would wait for
     each other longer than this takes.
     """
-    return torch.from_numpy(np.array(photo.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)))
+    picture = resize(photo.convert("RGB"), (size, size), Image.Resampling.BICUBIC, channels)
+    return torch.from_numpy(np.array(picture))
 
 
 def hint_of(pixels: Tensor) -> Tensor:
@@ -46,7 +63,7 @@ def to_bytes(pictures: Tensor) -> Tensor:
     return levels.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def to_picture(levels: Tensor, size: tuple[int, int]) -> Image.Image:
-    """(h, w, 3) uint8 on the CPU -> RGB picture of `size` (width, height), by Lanczos."""
+def to_picture(levels: Tensor, size: tuple[int, int], channels: Executor | None = None) -> Image.Image:
+    """(h, w, 3) uint8 on the CPU -> RGB picture of `size` (width, height), by Lanczos; `channels` as for `resize`."""
     picture = Image.fromarray(levels.numpy())
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+    return picture if picture.size == size else resize(picture, size, Image.Resampling.LANCZOS, channels)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cldm import StepConditions
 from lumiply.engine.batching import Group
-from lumiply.engine.pixels import to_picture
 from lumiply.engine.presets import Sampling
 from lumiply.engine.protocol import Progress, ProgressCallback, Stage
 from lumiply.errors import CancelledError, EngineClosedError
@@ -95,11 +94,6 @@ class Render:
     def latents(self) -> Tensor:
         """(k, channels, h, w) of all colours, in their order."""
         return torch.cat(self._ended)
-
-    @staticmethod
-    def picture(levels: Tensor, size: tuple[int, int]) -> Image.Image:
-        """One decoded picture at the photo's size."""
-        return to_picture(levels, size)
 
     def finish(self, pictures: Sequence[Future[Image.Image]]) -> None:
         """Answer as soon as all `pictures` are there; on the thread that makes the last of them."""

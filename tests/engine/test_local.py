@@ -14,7 +14,6 @@ from lumiply.colors import COLORS
 from lumiply.engine.local import LocalEngine
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.protocol import Engine, EngineInfo, Progress
-from lumiply.engine.render import Render
 from lumiply.engine.transfer import Decoded
 from lumiply.errors import (
     BusyError,
@@ -250,12 +249,12 @@ def test_other_renders_go_on_while_pictures_are_waited_for(monkeypatch):
 
 
 def test_a_picture_that_cannot_be_resized_fails_its_render_alone(monkeypatch):
-    def refuse(levels: torch.Tensor, size: tuple[int, int]) -> Image.Image:
+    def refuse(pipeline: Pipeline, levels: torch.Tensor, size: tuple[int, int]) -> Image.Image:
         if size == PHOTO.size:
             raise MemoryError
         return Image.new("RGB", size)
 
-    monkeypatch.setattr(Render, "picture", staticmethod(refuse))
+    monkeypatch.setattr(Pipeline, "picture", refuse)
     engine = LocalEngine(nano_pipeline(), INFO, max_batch=2)
     broken = engine.submit(PHOTO, ["red"], steps=1)
     other = engine.submit(PHOTO.resize((31, 17)), ["red"], steps=1)

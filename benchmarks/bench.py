@@ -27,14 +27,7 @@ from lumiply.engine.local import LocalEngine
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import PRESETS
 from lumiply.engine.protocol import EngineInfo
-from lumiply.engine.start import (
-    MAX_BATCH,
-    choose_decode_precision,
-    choose_device,
-    choose_float8,
-    choose_precision,
-    speed_up,
-)
+from lumiply.engine.start import MAX_BATCH, choose_device, choose_numbers, speed_up
 from lumiply.images import encode_jpeg
 from lumiply.settings import Settings
 from tests.golden.fill import golden_photo
@@ -55,8 +48,8 @@ class Bench:
     def __init__(self, subject: Subject, settings: Settings, results: Results, *, quick: bool) -> None:
         self.subject, self.settings, self.results, self.quick = subject, settings, results, quick
         self.device = choose_device(settings.device)
-        self.dtype = choose_precision(settings.precision, self.device)
-        self.decode_dtype = choose_decode_precision(settings.precision, self.device, self.dtype)
+        self.numbers = choose_numbers(settings, self.device, full=subject.full)
+        self.dtype = self.numbers.dtype
         self.repeats = 2 if quick else 10
         self.steps = 2 if quick else settings.steps or subject.steps
         self.photo = photo_of(860, 860)
@@ -65,9 +58,7 @@ class Bench:
     def load(self) -> None:
         """Seconds to a pipeline and to a first picture, with nothing compiled."""
         began = time.perf_counter()
-        gains = self.subject.full and self.settings.compile != "off"
-        float8 = choose_float8(self.settings.precision, self.device, gains=gains)
-        self.pipeline = self.subject.pipeline(self.device, self.dtype, self.decode_dtype, float8)
+        self.pipeline = self.subject.on(self.device, self.numbers)
         loaded = time.perf_counter()
         self.pipeline.relight(self.photo, COLORS[:1], seed=1, steps=self.steps)
         self.results.put(
@@ -289,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = subject(given.model, given.ckpt_dir, given.adaptors_dir)
     results = Results(given.out, {**machine(device), "weights": chosen.weights, "quick": given.quick})
     bench = Bench(chosen, settings, results, quick=given.quick)
-    results.put("precision", f"{bench.dtype}, first stage {bench.decode_dtype}".replace("torch.", ""))
+    results.put("precision", f"{bench.dtype}, first stage {bench.numbers.decode_dtype}".replace("torch.", ""))
     tree = results.tree
     print(
         f"{tree['date']}, commit {tree['commit']}, {tree['device']}, {tree['threads']} threads, "

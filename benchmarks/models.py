@@ -14,7 +14,7 @@ from benchmarks.full_model import filled_model
 from cldm import ControlLDM
 from lumiply.colors import BASE_COLOR, COLORS
 from lumiply.engine.pipeline import Pipeline
-from lumiply.engine.start import DEFAULT_STEPS, load_pipeline
+from lumiply.engine.start import DEFAULT_STEPS, Numbers, load_pipeline
 from lumiply.errors import WeightsError
 from lumiply.weights import Adaptor, find_weights, load_model
 
@@ -38,6 +38,10 @@ class Subject:
     plain: Callable[[], ControlLDM]
     steps: int
     full: bool = False
+
+    def on(self, device: torch.device, numbers: Numbers) -> Pipeline:
+        """Its pipeline on `device`, computing in `numbers`."""
+        return self.pipeline(device, numbers.dtype, numbers.decode_dtype, numbers.float8)
 
 
 def subject(model: str, ckpt_dir: Path = Path("ckpt"), adaptors_dir: Path = Path("adaptors")) -> Subject:

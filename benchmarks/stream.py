@@ -27,14 +27,7 @@ from lumiply.colors import COLORS
 from lumiply.engine.local import LocalEngine
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.protocol import EngineInfo
-from lumiply.engine.start import (
-    MAX_BATCH,
-    choose_decode_precision,
-    choose_device,
-    choose_float8,
-    choose_precision,
-    speed_up,
-)
+from lumiply.engine.start import MAX_BATCH, choose_device, choose_numbers, speed_up
 from lumiply.settings import Settings
 
 LOADS = (0.5, 0.7, 0.85, 0.95)
@@ -145,18 +138,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write all results there, as JSON")
     given = parser.parse_args(arguments)
-    device = choose_device(given.device)
+    device, settings = choose_device(given.device), Settings(compile=given.compile, max_batch=given.max_batch)
     if given.model == "nano":
         from tests.nano import nano_pipeline
 
         pipeline, steps = nano_pipeline(), given.steps or 50
     else:
         chosen = subject(given.model)
-        dtype = choose_precision("auto", device)
-        float8 = choose_float8("auto", device, gains=chosen.full and given.compile != "off")
-        pipeline = chosen.pipeline(device, dtype, choose_decode_precision("auto", device, dtype), float8)
+        pipeline = chosen.on(device, choose_numbers(settings, device, full=chosen.full))
         steps = given.steps or chosen.steps
-    compiler = speed_up(pipeline, Settings(compile=given.compile, max_batch=given.max_batch))
+    compiler = speed_up(pipeline, settings)
     if compiler is not None:
         compiler.wait()
     most = given.max_batch or MAX_BATCH[device.type]

@@ -66,7 +66,7 @@ def test_bench_prints_every_table_and_writes_what_it_prints(tmp_path, capsys):
 @pytest.mark.parametrize("full", [True, False])
 def test_bench_chooses_float8_as_a_server_does_whichever_way_the_model_was_chosen(monkeypatch, full):
     asked = []
-    monkeypatch.setattr(bench, "choose_float8", lambda *_, gains: bool(asked.append(gains)))
+    monkeypatch.setattr("lumiply.engine.start.choose_float8", lambda *_, gains: bool(asked.append(gains)))
     chosen = replace(nano_subject(), full=full)
     one = bench.Bench(chosen, Settings(model="auto", device="cpu"), Results(None, {}), quick=True)
     one.load()

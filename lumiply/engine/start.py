@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -53,6 +53,21 @@ FLOAT8_SINCE: Final = (8, 9)
 #: And of the first on which the full model was measured to be quicker with them (Hopper).
 FLOAT8_QUICK_SINCE: Final = (9, 0)
 MODEL_NAMES: Final = {"full": "lumiply", "mini": "lumiply-mini"}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a pipeline computes in.
+
+    Attributes:
+        dtype: of all but the first stage.
+        decode_dtype: of the first stage.
+        float8: whether to try float8 for the step's wide transformers.
+    """
+
+    dtype: torch.dtype
+    decode_dtype: torch.dtype
+    float8: bool
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -113,6 +128,14 @@ def choose_float8(wanted: str, device: torch.device, *, gains: bool) -> bool:
     if wanted == "float8" and capability < FLOAT8_SINCE:
         log.warning("%s has no float8 products; half precision or float32 is used", device_name(device))
     return wanted == "float8" and capability >= FLOAT8_SINCE
+
+
+def choose_numbers(settings: Settings, device: torch.device, *, full: bool) -> Numbers:
+    """All that `settings.precision` decides, for the full model or the mini model."""
+    dtype = choose_precision(settings.precision, device)
+    # each product rounds what goes into it: compiled, beside other work; uncompiled, in passes of its own
+    float8 = choose_float8(settings.precision, device, gains=full and settings.compile != "off")
+    return Numbers(dtype, choose_decode_precision(settings.precision, device, dtype), float8)
 
 
 def _gpu_has_bfloat16(device: torch.device) -> bool:
@@ -213,17 +236,16 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     device = choose_device(settings.device)
     if device.type == "cuda":
         wake(device)
-    dtype = choose_precision(settings.precision, device)
     files = find_weights(settings.ckpt_dir, settings.adaptors_dir, settings.model)
     log.info("%s", files.describe())
-    # each product rounds what goes into it: compiled, beside other work; uncompiled, in passes of its own
-    gains = files.variant == "full" and settings.compile != "off"
-    float8 = choose_float8(settings.precision, device, gains=gains)
+    numbers = choose_numbers(settings, device, full=files.variant == "full")
+    dtype, decode_dtype = numbers.dtype, numbers.decode_dtype
     if device.type == "cpu":
         set_threads()
         keep_memory()
-    decode_dtype = choose_decode_precision(settings.precision, device, dtype)
-    pipeline = load_pipeline(files, device=device, dtype=dtype, decode_dtype=decode_dtype, float8=float8)
+    pipeline = load_pipeline(
+        files, device=device, dtype=dtype, decode_dtype=decode_dtype, float8=numbers.float8
+    )
     if missing := pipeline.palette.missing():
         log.warning("no adaptor for %s: requests for these colours will be refused", ", ".join(missing))
     precision = _name(dtype) if decode_dtype is dtype else f"{_name(dtype)}, decoded in {_name(decode_dtype)}"

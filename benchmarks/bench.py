@@ -103,9 +103,9 @@ class Bench:
             one.result()
 
     def end_to_end(self) -> list[list[Any]]:
-        """One, seven and fourteen colour-images; fourteen are two photos at once."""
+        """One, seven and fourteen colour-images, and 28: two and four photos at once."""
         rows, found = [], {}
-        for images in (1, 7, 14):
+        for images in (1, 7, 14, 28):
             colors, photos = min(images, 7), max(1, images // 7)
             with peak_memory(self.device) as memory:
                 time_s = seconds(

@@ -3,7 +3,8 @@
     python -m benchmarks.stream --model mini --requests 60
 
 Requests arrive at random (a Poisson process) at a share of the capacity, which is that of whole jobs one after
-another. Both ways get the same arrivals; latency counts from arrival to pictures.
+another, by the mean time of the requests that then come. Both ways get the same arrivals; latency counts from arrival
+to pictures. The results are written after each load.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from lumiply.settings import Settings
 
 LOADS = (0.5, 0.7, 0.85, 0.95)
 #: Colours of requests that are together under way, so that every batch that is captured has been met before.
-MET = ((1,), (2,), (4,), (7,), (1, 7), (7, 7))
+MET = ((1,), (2,), (4,), (7,), (1, 7), (7, 7, 7))
+#: How often one request of each kind is timed by itself.
+TIMED = 5
 #: Takes one request's number of colours and gives a future of its pictures.
 Serve = Callable[[int], "Future[Any]"]
 
@@ -77,8 +80,12 @@ def compare(
     single: float,
     loads: Sequence[float],
     seed: int,
+    tell: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
-    """Mean and p95 latency in seconds of both ways at each load, and the mean seconds of a whole job."""
+    """Mean and p95 latency in seconds of both ways at each load, and the mean seconds of a whole job.
+
+    `tell` gets what there is after each load.
+    """
     info = EngineInfo("stream", "", "", str(pipeline.device), str(pipeline.dtype), 0, steps)
     engine = LocalEngine(pipeline, info, max_batch=max_batch, queue_size=requests + 1)
     photo = photo_of(640, 480)
@@ -93,14 +100,17 @@ def compare(
     generator = random.Random(seed)
     mix = mix_of(requests, single, generator)
     for together in MET:  # captures and caches
-        if sum(together) <= max_batch:
+        if max(together) <= max_batch:
             for future in [engine.submit(photo, COLORS[:colors]) for colors in together]:
                 future.result()
-    began = time.perf_counter()
-    for colors in mix[: max(10, requests // 4)]:
-        engine.submit(photo, COLORS[:colors]).result()
-    service = (time.perf_counter() - began) / len(mix[: max(10, requests // 4)])
-    found: dict[str, Any] = {"seconds_a_job": service, "loads": {}}
+    alone = {colors: _seconds_of(lambda c=colors: continuous(c)) for colors in sorted(set(mix))}  # type: ignore[misc]
+    service = statistics.mean(alone[colors] for colors in mix)
+    found: dict[str, Any] = {
+        "seconds_a_job": service,
+        "seconds_alone": {str(colors): time_s for colors, time_s in alone.items()},
+        "requests": requests,
+        "loads": {},
+    }
     for load in loads:
         at, arrivals = 0.0, []
         for _ in range(requests):
@@ -110,9 +120,20 @@ def compare(
         found["loads"][str(load)] = {
             name: _summary(latencies(serve, arrivals, mix)) for name, serve in ways.items()
         }
+        tell(found)
     one_by_one.shutdown()
     engine.close()
     return found
+
+
+def _seconds_of(serve: Callable[[], Future[Any]]) -> float:
+    """Of one request by itself, the median."""
+    times = []
+    for _ in range(TIMED):
+        began = time.perf_counter()
+        serve().result()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
 
 
 def _summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -157,9 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     found = compare(
         pipeline, steps=steps, max_batch=most, requests=given.requests, single=given.single, loads=given.loads,
-        seed=given.seed,
+        seed=given.seed, tell=lambda found: results.put("stream", found),
     )  # fmt: skip
-    results.put("stream", found)
     tree = results.tree
     print(
         f"{tree['date']}, commit {tree['commit']}, {tree['device']}, {torch.get_num_threads()} threads: "

@@ -83,7 +83,7 @@ class Replica:
     def info(self) -> EngineInfo:
         """What runs here; `parallel` counts all replicas that there may be, so that callers keep them all busy."""
         info = self._engine.info
-        return replace(info, parallel=info.parallel * self._replicas)
+        return replace(info, parallel=info.parallel * self._replicas, batch=0)  # Serve counts requests
 
     def check_health(self) -> None:
         """Asked by Ray Serve every few seconds; a replica that raises thrice is replaced.

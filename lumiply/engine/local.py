@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from lumiply.colors import in_palette_order
+from lumiply.engine.admission import Admission
 from lumiply.engine.batching import Group, StepBatch
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.devices import settle_on
@@ -82,7 +83,7 @@ class LocalEngine:
 
         Args:
             queue_size: renders that may wait besides those that run.
-            max_batch: pictures, one a colour, that are denoised at once.
+            max_batch: pictures, one a colour, that are denoised at once (`lumiply.engine.admission`).
             sampler: of a render that names no preset; `info.steps` is its number of steps.
             compiler: what compiles the pipeline in the background; told to stop when the engine closes.
             read_light: reads the adaptors that `reload_adaptors` then uses.
@@ -98,12 +99,13 @@ class LocalEngine:
         self._open_jobs: set[Future[Pictures]] = set()
         self._closing = threading.Event()
         self._failed: LumiplyError | None = None
+        limit = BatchLimit(max_batch, "denoising")
         self._batch: StepBatch[Render] = StepBatch(
-            lambda x, t, conditions: self._pipeline.stepper(x, t, conditions),
-            BatchLimit(max_batch, "denoising"),
+            lambda x, t, conditions: self._pipeline.stepper(x, t, conditions), limit
         )
+        self._admission = Admission(limit)
         self._pace = Pace(self._device)
-        self._entering: Render | None = None  # some of its pictures had no room yet
+        self._entering: Render | None = None  # it, or some of its pictures, had no room yet
         self._resizers = self._threads(min(8, os.cpu_count() or 1), "lumiply-resize")
         self._collector = self._threads(1, "lumiply-collect")  # one, so that pictures come in their order
         self._worker = threading.Thread(target=self._work, name="lumiply-engine", daemon=True)
@@ -278,11 +280,26 @@ class LocalEngine:
                     self._swap(item)
                     continue
                 render = item
+            joining = self._joining(render)
             with self._guarded([render]):
-                self._enter(render)
+                if joining:
+                    self._enter(render, joining)
                 if render.remaining:
                     self._entering = render
+            if not joining and render.remaining:
+                return True
         return True
+
+    def _joining(self, render: Render) -> int:
+        """How many pictures of the render that is next may join now."""
+        with self._queue.mutex:
+            behind = sum(item.remaining for item in self._queue.queue if isinstance(item, Render))
+        return self._admission.joining(
+            render.remaining,
+            entered=render.entered,
+            running=self._batch.rows,
+            waiting=render.remaining + behind,
+        )
 
     def _swap(self, swap: _Swap) -> None:
         try:
@@ -297,8 +314,8 @@ class LocalEngine:
         self._info = replace(swap.light.info, colors=self._pipeline.palette.names)
         swap.future.set_result(self._info)
 
-    def _enter(self, render: Render) -> None:
-        """Let as many pictures of a render join as there is room for."""
+    def _enter(self, render: Render, joining: int) -> None:
+        """Let the next pictures of a render join, so many of them."""
         if render.future.done():  # failed or cancelled while it waited for room
             return
         render.check(self._closing)
@@ -309,7 +326,7 @@ class LocalEngine:
                 render.conditions = self._pipeline.conditions(photo, render.colors)
                 render.report("prepare", 1, 1)
             start = render.entered
-            stop = min(start + self._batch.free, len(render.colors))
+            stop = start + joining
             noise = sent(self._pipeline.noise(render.seed), self._pipeline.device)
             stepwise = render.sampling.begin(noise.expand(stop - start, -1, -1, -1), self._pipeline.schedule)
             self._batch.join(Group(render, render.conditions.rows(start, stop), stepwise))

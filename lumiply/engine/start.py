@@ -266,6 +266,7 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         steps=default.steps,
         colors=pipeline.palette.names,
         parallel=max(1, max_batch // len(COLORS)),
+        batch=max_batch,
         presets={name: sampling.steps for name, sampling in PRESETS.items()},
     )
 
@@ -278,7 +279,7 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     return LocalEngine(
         pipeline,
         info,
-        queue_size=settings.queue_size,
+        queue_size=max(settings.queue_size, 2 * max_batch),  # small renders, as many as a server keeps ahead
         max_batch=max_batch,
         sampler=default.sampler,
         compiler=compiler,

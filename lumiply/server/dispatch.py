@@ -1,7 +1,8 @@
 """The queue in front of the engine: bounded, fair between jobs, and watched.
 
-The engine is given as many renders as it works on at once and one more, so that it never idles. All others wait
-here, where they can be told their place, be cancelled, and survive an engine that has to be replaced.
+The engine is given as many renders as it works on at once and a few more, so that it never idles
+(`EngineInfo.has_room`). All others wait here, where they can be told their place, be cancelled, and survive an engine
+that has to be replaced.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -87,12 +89,10 @@ class RenderQueue:
         with self._changed:
             if render.state != "queued":
                 return 0
-            ahead = sum(1 for other in self._with_engine if other is not render and other.state == "queued")
-            if render in self._with_engine:
-                return 1
-            for place, other in enumerate(self._in_order()):
+            ahead = [other for other in self._with_engine if other.state == "queued"]
+            for place, other in enumerate([*ahead, *self._in_order()]):
                 if other is render:
-                    return ahead + place + 1
+                    return place + 1
             return 0
 
     def _in_order(self) -> list[Render]:
@@ -121,9 +121,8 @@ class RenderQueue:
         with self._changed:
             if self._draining:
                 raise closing_error()
-            waiting = self._count_waiting()
-            free = self._room() - len(self._with_engine)  # with the engine, in a moment
-            if waiting >= self._size + max(0, free) or self._bytes_waiting() > MOST_WAITING_BYTES:
+            waiting = self._left_waiting(render) - 1
+            if waiting >= self._size or self._bytes_waiting() > MOST_WAITING_BYTES:
                 self._metrics.refused.inc()
                 raise BusyError(f"{waiting} renders are already waiting, the most this server keeps")
             self._waiting.setdefault(render.job_id, deque()).append(render)
@@ -197,7 +196,7 @@ class RenderQueue:
         One that failed shares the engine with no other when it is tried once more: renders share steps, and what
         hangs takes along whoever is with it.
         """
-        if not self._waiting or len(self._with_engine) >= self._room():
+        if not self._waiting or not self._has_room(self._with_engine):
             return None
         job_id, row = next(iter(self._waiting.items()))
         if self._with_engine and (row[0].failures or any(other.failures for other in self._with_engine)):
@@ -208,9 +207,12 @@ class RenderQueue:
             self._waiting[job_id] = row
         return render
 
-    def _room(self) -> int:
+    def _has_room(self, given: Collection[Render]) -> bool:
+        """Whether an engine that has `given` should be given another."""
         engine = self._slot.engine
-        return 0 if engine is None else engine.info.parallel + 1
+        return engine is not None and engine.info.has_room(
+            len(given), sum(len(render.todo[0]) for render in given)
+        )
 
     def _hand_over(self, engine: Engine, render: Render) -> None:
         attempt, recipe = render.attempt, render.recipe
@@ -343,6 +345,13 @@ class RenderQueue:
 
     def _count_waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
+
+    def _left_waiting(self, new: Render) -> int:
+        """How many will wait, `new` among them, once the engine has been given what it has room for."""
+        given, left = list(self._with_engine), deque([*self._in_order(), new])
+        while left and self._has_room(given):
+            given.append(left.popleft())
+        return len(left)
 
     def _bytes_waiting(self) -> int:
         waiting = self._in_order()

@@ -4,43 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from ldm.sampling import Node
 from lumiply.colors import COLORS
 from lumiply.engine.local import LocalEngine
 from lumiply.engine.memory import BatchLimit
-from lumiply.engine.protocol import EngineInfo, Progress
+from lumiply.engine.protocol import Progress
 from lumiply.errors import RenderError
+from tests.engine.company import INFO, OTHER, PHOTO, WAIT, At, same
 from tests.nano import nano_pipeline
-
-WAIT = 60.0
-INFO = EngineInfo("nano", "filled by name", "nano-0", "cpu", "float32", 64, 6)
-PHOTO = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50, 3), dtype=np.uint8))
-OTHER = Image.fromarray(np.random.default_rng(2).integers(0, 255, (30, 60, 3), dtype=np.uint8))
-
-
-class Steps:
-    """The pipeline's stepper, which notes the timesteps of every step."""
-
-    def __init__(self) -> None:
-        self.pipeline = nano_pipeline()
-        self.real = self.pipeline.stepper
-        self.seen: list[list[int]] = []
-
-    def __call__(self, x, t, conditions):
-        self.seen.append(t.tolist())
-        return self.real(x, t, conditions)
-
-
-@pytest.fixture
-def steps(monkeypatch) -> Steps:
-    steps = Steps()
-    monkeypatch.setattr(steps.pipeline, "stepper", steps)
-    return steps
 
 
 @pytest.fixture
@@ -48,27 +22,6 @@ def engine(steps) -> Iterator[LocalEngine]:
     engine = LocalEngine(nano_pipeline(), INFO, max_batch=8)
     yield engine
     engine.close(WAIT)
-
-
-class At:
-    """A progress callback that does something once, when a denoising step is done."""
-
-    def __init__(self, step: int, action) -> None:
-        self.step, self.action, self.result = step, action, None
-
-    def __call__(self, progress: Progress) -> None:
-        if (progress.stage, progress.step) == ("denoise", self.step):
-            self.result = self.action()
-
-
-def levels(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture).astype(int)
-
-
-def same(one: Image.Image, other: Image.Image) -> bool:
-    """Equal but for values that rounding error moves over the edge between two levels."""
-    difference = np.abs(levels(one) - levels(other))
-    return difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
 def test_a_request_joins_at_the_next_step_and_leaves_when_it_is_done(engine, steps):

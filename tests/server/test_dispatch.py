@@ -90,6 +90,25 @@ def test_an_engine_that_works_on_several_gets_several(make_queue: Callable[..., 
     assert queue.length == 9 and len(engine.renders) == 5
 
 
+@pytest.mark.parametrize(("colors", "given"), [(COLORS[:1], 11), (COLORS[:4], 3), (COLORS, 2)])
+def test_an_engine_that_counts_pictures_gets_as_many_small_renders_as_it_can_use(
+    make_queue: Callable[..., RenderQueue], colors: tuple[str, ...], given: int
+) -> None:
+    engine = FakeEngine(manual=True, info=replace(INFO, batch=7))
+    queue = make_queue(engine, size=2)
+    made = [render(str(number), colors) for number in range(given + 2)]
+    for one in made:
+        queue.add(one)
+    with pytest.raises(BusyError, match="^2 renders"):
+        queue.add(render("late", colors))
+    engine.wait_for(given)
+    assert [queue.place(one) for one in made] == list(range(1, given + 3))
+    engine.renders[0].finish()
+    engine.wait_for(given + 1)
+    wait_until(lambda: queue.length == given + 1)
+    assert len(engine.renders) == given + 1
+
+
 def test_a_job_with_many_renders_does_not_hold_up_the_others(
     manual: FakeEngine, make_queue: Callable[..., RenderQueue]
 ) -> None:
@@ -101,7 +120,7 @@ def test_a_job_with_many_renders_does_not_hold_up_the_others(
     modest = [render("modest", red=100), render("other", red=200)]
     for made in modest:
         queue.add(made)
-    assert [queue.place(made) for made in (*greedy, *modest)] == [1, 1, 3, 6, 7, 4, 5]
+    assert [queue.place(made) for made in (*greedy, *modest)] == [1, 2, 3, 6, 7, 4, 5]
     for number in range(1, 8):
         manual.wait_for(number).finish()
     assert [found.photo.getpixel((0, 0))[0] for found in manual.renders] == [0, 1, 2, 100, 200, 3, 4]

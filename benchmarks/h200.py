@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -130,7 +131,7 @@ class Plan:
                 self.part(f"start, {kind}", lambda kind=kind: self.start(kind), 40)  # type: ignore[misc]
         self.bench.repeats = 3 if full else 1
         self.part("growth with load", lambda: self.table_of(self.bench.growth), 30 if full else 5)
-        self.part("engine closed", self.close)
+        self.part("engine closed", self.close, -math.inf)
         self.part("stream", self.stream, 60 if full else 5)
         self.results.put("finished", True)
 

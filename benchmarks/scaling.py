@@ -5,8 +5,9 @@
 A job is one photo in seven colours. The policy is the code's: a server keeps `--queue` jobs waiting, first come,
 first served, refuses the next one, and has as many with the cluster as its replicas work on together and one more
 (`lumiply.server.dispatch`). Ray Serve draws two replicas at random and takes the less busy one; a replica takes one
-job more than it works on. A replica works on several jobs at a time (`lumiply.engine.batching`): the service times
-say how long k jobs take that run together from start to end, and k jobs advance at that pace while they are k.
+job more than it works on. A replica works on one job at a time while few wait, and on several while half as many
+again are there (`lumiply.engine.admission`): the service times say how long k jobs take that run together from start
+to end, and k jobs advance at that pace while they are k.
 
 Arrivals are drawn here: `steady` at random at one rate; `wave` at a rate that swings by 80 % within an hour;
 `bursts` in groups, 8 jobs at once in the mean (a geometric law), the groups at random.
@@ -48,11 +49,13 @@ class Cluster:
     Attributes:
         times: seconds that 1, 2, ... jobs take which run together; as many as a replica works on at a time.
         queue: jobs that the server keeps waiting besides those with the cluster.
+        narrow: jobs that a replica works on at a time while few wait.
     """
 
     replicas: int
     times: tuple[float, ...]
     queue: int
+    narrow: int = 1
 
     @property
     def parallel(self) -> int:
@@ -88,8 +91,9 @@ class Outcome:
 class _Replica:
     """Works on several jobs at a time; what it has of each is the share that is left to do."""
 
-    def __init__(self, times: Sequence[float]) -> None:
-        self._times = times
+    def __init__(self, times: Sequence[float], narrow: int) -> None:
+        self._times, self._narrow = times, narrow
+        self._is_wide = False
         self._left: dict[int, float] = {}
         self._waiting: deque[int] = deque()
         self._now = 0.0
@@ -123,14 +127,17 @@ class _Replica:
         self._now = now
 
     def _fill(self) -> None:
-        while self._waiting and len(self._left) < len(self._times):
+        wide = len(self._times)
+        self._is_wide = self.ongoing >= (wide if self._is_wide else 1.5 * wide)
+        most = wide if self._is_wide else min(wide, self._narrow)
+        while self._waiting and len(self._left) < most:
             self._left[self._waiting.popleft()] = 1.0
         self.version += 1
 
 
 def simulate(cluster: Cluster, arrivals: Sequence[float], generator: random.Random) -> Outcome:
     """Send jobs that arrive at these times through the cluster."""
-    replicas = [_Replica(cluster.times) for _ in range(cluster.replicas)]
+    replicas = [_Replica(cluster.times, cluster.narrow) for _ in range(cluster.replicas)]
     waiting: deque[int] = deque()
     room = cluster.replicas * cluster.parallel + 1
     ends: list[tuple[float, int, int]] = []  # when, version, replica
@@ -232,7 +239,7 @@ def read_times(path: Path | None) -> tuple[tuple[float, ...], str]:
 
     Args:
         path: JSON, either `{"service_times": [s1, s2, ...]}` or a result of `python -m benchmarks`, of which the
-            times of seven and of twice seven colours count. By default what was measured last.
+            times of one photo and of four, two at a time, count. By default what was measured last.
 
     Raises:
         ValueError: the file holds neither.
@@ -243,7 +250,8 @@ def read_times(path: Path | None) -> tuple[tuple[float, ...], str]:
         times = tuple(float(seconds) for seconds in found["service_times"])
     elif "end_to_end" in found:
         one = float(found["end_to_end"]["7"]["median"])
-        times = (one, float(found["end_to_end"].get("14", {"median": 2 * one})["median"]))
+        four = float(found["end_to_end"].get("28", {"median": 4 * one})["median"])
+        times = (one, max(one, four / 2))
     else:
         raise ValueError(
             f"{path} has neither service_times nor end_to_end; write one with `python -m benchmarks`"

@@ -24,8 +24,8 @@ ENDLESS = 10**9
 SERVICE = 2.0
 
 
-def mean_latency(times: tuple[float, ...], load: float, jobs: int = 60_000) -> float:
-    cluster = Cluster(1, times, ENDLESS)
+def mean_latency(times: tuple[float, ...], load: float, jobs: int = 60_000, narrow: int = 1) -> float:
+    cluster = Cluster(1, times, ENDLESS, narrow)
     arrivals = trace("steady", load / SERVICE, jobs, seed=3)
     return simulate(cluster, arrivals, random.Random(4)).mean
 
@@ -39,11 +39,20 @@ def test_one_job_at_a_time_is_the_queue_m_d_1(load):
 @pytest.mark.parametrize("load", [0.3, 0.6])
 def test_jobs_that_share_one_replica_evenly_are_m_g_1_with_processor_sharing(load):
     together = tuple(SERVICE * jobs for jobs in range(1, 200))
-    assert mean_latency(together, load) == pytest.approx(SERVICE / (1 - load), rel=0.05)
+    assert mean_latency(together, load, narrow=len(together)) == pytest.approx(SERVICE / (1 - load), rel=0.05)
 
 
 def test_jobs_that_gain_from_running_together_end_earlier():
     assert mean_latency((2.0, 2.5), 0.6, 5000) < mean_latency((2.0, 4.0), 0.6, 5000)
+
+
+def test_a_replica_takes_one_job_after_another_and_two_at_a_time_once_a_third_waits():
+    times, generator = (1.0, 1.8), random.Random(0)
+    alone = simulate(Cluster(1, times, 9), [0.0, 0.5], generator)
+    assert sorted(alone.latencies) == pytest.approx([1.0, 1.5])
+    # the first is half done when the third comes: 0.5 x 1.8 s more, as much for the second's rest, then half of the third
+    three = simulate(Cluster(1, times, 9), [0.0, 0.0, 0.5], generator)
+    assert three.latencies == pytest.approx([1.4, 2.3, 2.3])
 
 
 def test_the_server_keeps_as_many_as_the_code_and_refuses_the_next():
@@ -86,6 +95,8 @@ def test_service_times_come_from_a_file_or_are_refused_with_its_name(tmp_path):
     assert read_times(file)[0] == (1.0, 1.5)
     file.write_text(json.dumps({"end_to_end": {"7": {"median": 0.6}}}))
     assert read_times(file)[0] == (0.6, 1.2)
+    file.write_text(json.dumps({"end_to_end": {"7": {"median": 0.6}, "28": {"median": 2.0}}}))
+    assert read_times(file)[0] == (0.6, 1.0)
     for bad in ({}, {"service_times": []}, {"service_times": [2.0, 1.0]}):
         file.write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=r"times\.json"):

@@ -60,7 +60,7 @@ def throughput(engine: Engine, seconds: float, size: int) -> dict[str, Any]:
 
     The renders before it, of one seed, show whether replicas and company make a difference to the pictures.
     """
-    photo, under_way = photo_of(size, size), engine.info.parallel + 1
+    photo, under_way = photo_of(size, size), engine.info.most_ahead
     first = [engine.submit(photo, COLORS, seed=0) for _ in range(under_way)]
     alike = worst_db([future.result(JOB_S) for future in first])
     room, took, errors = threading.Semaphore(under_way), list[tuple[float, float]](), list[BaseException]()

@@ -3,9 +3,9 @@
     python -m benchmarks.scaling --out benchmarks/results/scaling.md
 
 A job is one photo in seven colours. The policy is the code's: a server keeps `--queue` jobs waiting, first come,
-first served, refuses the next one, and has as many with the cluster as its replicas work on together and one more
-(`lumiply.server.dispatch`). Ray Serve draws two replicas at random and takes the less busy one; a replica takes one
-job more than it works on. A replica works on one job at a time while few wait, and on several while half as many
+first served, refuses the next one, and has as many with the cluster as its replicas work on together and one more for
+each (`lumiply.server.dispatch`). Ray Serve draws two replicas at random and takes the less busy one; a replica takes
+one job more than it works on. A replica works on one job at a time while few wait, and on several while half as many
 again are there (`lumiply.engine.admission`): the service times say how long k jobs take that run together from start
 to end, and k jobs advance at that pace while they are k.
 
@@ -139,7 +139,7 @@ def simulate(cluster: Cluster, arrivals: Sequence[float], generator: random.Rand
     """Send jobs that arrive at these times through the cluster."""
     replicas = [_Replica(cluster.times, cluster.narrow) for _ in range(cluster.replicas)]
     waiting: deque[int] = deque()
-    room = cluster.replicas * cluster.parallel + 1
+    room = cluster.replicas * (cluster.parallel + 1)
     ends: list[tuple[float, int, int]] = []  # when, version, replica
     outcome = Outcome()
 

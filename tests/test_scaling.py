@@ -50,7 +50,7 @@ def test_a_replica_takes_one_job_after_another_and_two_at_a_time_once_a_third_wa
     times, generator = (1.0, 1.8), random.Random(0)
     alone = simulate(Cluster(1, times, 9), [0.0, 0.5], generator)
     assert sorted(alone.latencies) == pytest.approx([1.0, 1.5])
-    # the first is half done when the third comes: 0.5 x 1.8 s more, as much for the second's rest, then half of the third
+    # the third comes when the first is half done; 0.5 x 1.8 s more for it, as much for the rest of the second
     three = simulate(Cluster(1, times, 9), [0.0, 0.0, 0.5], generator)
     assert three.latencies == pytest.approx([1.4, 2.3, 2.3])
 
@@ -58,7 +58,7 @@ def test_a_replica_takes_one_job_after_another_and_two_at_a_time_once_a_third_wa
 def test_the_server_keeps_as_many_as_the_code_and_refuses_the_next():
     cluster = Cluster(2, (1.0,), queue=3)
     outcome = simulate(cluster, [0.0] * 20, random.Random(0))
-    assert len(outcome.latencies) == 2 * 1 + 1 + 3 and outcome.refused == 14
+    assert len(outcome.latencies) == 2 * (1 + 1) + 3 and outcome.refused == 13
 
 
 def test_every_job_is_answered_or_refused_and_none_before_its_time():

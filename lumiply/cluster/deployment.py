@@ -103,7 +103,7 @@ def application(settings: Settings, load: Callable[[], Engine] | None = None) ->
         ray_actor_options={"num_gpus": 1} if gpu else {"num_cpus": cpu_share(most)},
         max_ongoing_requests=parallel + 1,  # and one more, so that it never idles
         # Each server counts for itself (RayEngine). Serve counts late: what it has yet to place, or to take back.
-        max_queued_requests=2 * (settings.queue_size + most * parallel),
+        max_queued_requests=2 * (settings.queue_size + most * (parallel + 1)),
         user_config={"replicas": most, "asked": "" if load else asked_by(settings)},
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=DRAIN_S,

@@ -80,7 +80,7 @@ class RayEngine:
         Args:
             handle: of the deployment of `lumiply.cluster.replica.Replica`.
             info: what its replicas say of themselves.
-            queue_size: renders that may wait besides `info.parallel`.
+            queue_size: renders that may wait besides those that keep the replicas busy.
             is_up: whether Ray Serve runs the application, or is bringing it up.
             disconnect: called once, when the engine closes.
         """
@@ -125,7 +125,7 @@ class RayEngine:
         with self._lock:
             if self._closing.is_set():
                 raise EngineClosedError("the engine is shutting down; try again when it has been restarted")
-            if len(self._open) >= (most := self._queue_size + self._info.parallel):
+            if len(self._open) >= (most := self._queue_size + self._info.most_ahead):
                 raise BusyError(
                     f"{most} renders are with the cluster, the most this server sends; try again soon"
                 )

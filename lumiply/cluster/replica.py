@@ -81,9 +81,10 @@ class Replica:
         return self._asked
 
     def info(self) -> EngineInfo:
-        """What runs here; `parallel` counts all replicas that there may be, so that callers keep them all busy."""
-        info = self._engine.info
-        return replace(info, parallel=info.parallel * self._replicas, batch=0)  # Serve counts requests
+        """What runs here; `parallel` and `ahead` count all replicas that there may be: callers keep them all busy."""
+        info, count = self._engine.info, self._replicas
+        # Serve counts requests, not pictures; a replica with as many as it takes chooses its batches well
+        return replace(info, parallel=info.parallel * count, ahead=(info.parallel + 1) * count, batch=0)
 
     def check_health(self) -> None:
         """Asked by Ray Serve every few seconds; a replica that raises thrice is replaced.

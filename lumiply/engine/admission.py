@@ -1,8 +1,8 @@
 """How many pictures are denoised together, and who may join: a larger batch is not always better for who waits.
 
 A GPU denoises fourteen pictures at once hardly quicker than seven and then seven (1.84 s and 1.93 s on an H200), so
-whoever was there first would wait nearly twice as long and nobody gain much. A picture more beside seven costs little.
-Only when many wait is it the pictures per second that count.
+whoever was there first would wait nearly twice as long and nobody gain much. A picture more beside seven costs
+little. Only when many wait is it the pictures per second that count.
 """
 
 from __future__ import annotations

@@ -59,9 +59,10 @@ class EngineInfo:
         image_size: pixels on a side at which the model works.
         steps: denoising steps of a render that names none.
         colors: what can be asked for: the seven, less those whose adaptor was not there.
-        parallel: renders that it works on at the same time; a server keeps it that many ahead, and one more.
-        batch: pictures, one a colour, that it denoises at the same time, so that of small renders more are kept ahead
-            (`has_room`); 0: it counts renders.
+        parallel: renders that it works on at the same time.
+        ahead: renders that a server keeps it ahead (`has_room`); 0: as many as `parallel`, and one more.
+        batch: pictures, one a colour, that it denoises at the same time, so that more of small renders are kept
+            ahead; 0: it counts renders alone.
         presets: names that `Engine.submit` takes as `preset`, with the denoising steps of each; empty: it takes none.
     """
 
@@ -74,15 +75,21 @@ class EngineInfo:
     steps: int
     colors: tuple[str, ...] = COLORS
     parallel: int = 1
+    ahead: int = 0
     batch: int = 0
     presets: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def most_ahead(self) -> int:
+        """Renders of all colours that a server keeps it ahead."""
+        return self.ahead or self.parallel + 1
 
     def has_room(self, renders: int, pictures: int) -> bool:
         """Whether a server that has given it `renders` of so many `pictures` should give it another.
 
         Half as many pictures again as it denoises at once keep it from waiting, and let it choose its batches well.
         """
-        return renders <= self.parallel or 2 * pictures < 3 * self.batch
+        return renders < self.most_ahead or 2 * pictures < 3 * self.batch
 
     @property
     def summary(self) -> str:

@@ -37,20 +37,20 @@ def app(cluster: Settings, tmp_path: Path) -> Iterator[Flask]:
 
 
 def test_a_full_cluster_is_503_and_takes_more_once_there_is_room(app: Flask) -> None:
-    queue, jobs = site_of(app).queue, [f"job-{number}" for number in range(5)]
+    queue, jobs = site_of(app).queue, [f"job-{number}" for number in range(6)]
     with ThreadPoolExecutor(len(jobs)) as pool:
         waiting = []
-        for number, job_id in enumerate(jobs):  # two render, one is ready for them, two wait
+        for number, job_id in enumerate(jobs):  # two render, one is ready for each, two wait
             photo = photo_bytes(red=number)
             waiting.append(later(pool, app, job_id=job_id, image=photo, color="red", steps=STEPS))
             wait_until(lambda number=number: queue.length == number + 1)
         client = app.test_client()
         assert is_refusal(post(client, job_id="too-many", image=photo_bytes(red=99)))
-        assert client.get("/health").json["queue"] == {"length": 5, "limit": 2}
+        assert client.get("/health").json["queue"] == {"length": 6, "limit": 2}
         assert client.get("/jobs/too-many").status_code == 404
         for job_id in jobs:
             assert client.delete(f"/jobs/{job_id}").status_code == 200
-        assert [answer.result(30).json["code"] for answer in waiting] == ["cancelled"] * 5
+        assert [answer.result(30).json["code"] for answer in waiting] == ["cancelled"] * 6
         assert post(client, job_id="too-many", image=photo_bytes(red=99), steps=1).status_code == 200
 
 

@@ -129,8 +129,8 @@ def test_what_cannot_be_rendered_is_refused_at_once(engine, changed, error):
 
 def test_a_full_queue_refuses_and_cancelled_renders_stop_on_their_replicas(engine):
     watch = Watch()
-    running = [engine.submit(PHOTO, ["red"], steps=LONG, progress=watch) for _ in range(2 + 4)]
-    with pytest.raises(BusyError, match="6 renders"):
+    running = [engine.submit(PHOTO, ["red"], steps=LONG, progress=watch) for _ in range(2 * 2 + 4)]
+    with pytest.raises(BusyError, match="8 renders"):
         engine.submit(PHOTO, ["red"])
     assert watch.began.wait(WAIT)
     for future in running:

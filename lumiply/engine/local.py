@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from PIL import Image
@@ -22,6 +20,7 @@ from PIL import Image
 from lumiply.colors import in_palette_order
 from lumiply.engine.admission import Admission
 from lumiply.engine.batching import Group, StepBatch
+from lumiply.engine.beside import Beside
 from lumiply.engine.compiling import BackgroundCompiler
 from lumiply.engine.devices import settle_on
 from lumiply.engine.memory import BatchLimit
@@ -32,8 +31,7 @@ from lumiply.engine.presets import Sampling, choose_sampling
 from lumiply.engine.protocol import DEFAULT_SEED, EngineInfo, ProgressCallback, require_seed
 from lumiply.engine.reasons import let_go, reason_of, wrapped
 from lumiply.engine.render import Pictures, Render
-from lumiply.engine.threads import after
-from lumiply.engine.transfer import Decoded, sent
+from lumiply.engine.transfer import sent
 from lumiply.errors import (
     BusyError,
     EngineClosedError,
@@ -106,13 +104,9 @@ class LocalEngine:
         self._admission = Admission(limit)
         self._pace = Pace(self._device)
         self._entering: Render | None = None  # it, or some of its pictures, had no room yet
-        self._resizers = self._threads(min(8, os.cpu_count() or 1), "lumiply-resize")
-        self._collector = self._threads(1, "lumiply-collect")  # one, so that pictures come in their order
+        self._beside = Beside(pipeline, self._closing)
         self._worker = threading.Thread(target=self._work, name="lumiply-engine", daemon=True)
         self._worker.start()
-
-    def _threads(self, count: int, name: str) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(count, name, initializer=partial(settle_on, self._device))
 
     @property
     def info(self) -> EngineInfo:
@@ -169,20 +163,12 @@ class LocalEngine:
                     f"{self._queue.maxsize} renders are already waiting, the most this engine keeps; try again soon"
                 )
             if isinstance(item, Render):
-                self._begin(item)
+                self._beside.begin(item)
                 self._open_jobs.add(item.future)
                 self.pauses.enter()
             self._queue.put_nowait(item)  # there is room: only this puts, under the lock
         if isinstance(item, Render):
             item.future.add_done_callback(self._forget)
-
-    def _begin(self, render: Render) -> None:
-        """Where a GPU computes, the processors make the photo ready for it meanwhile."""
-        if self._pipeline.device.type == "cuda":
-            render.hint = self._resizers.submit(self._pipeline.hint_input, render.photo)
-            # needed last; it would keep the processors from the hint
-            bypass_input = self._pipeline.bypass_input
-            render.bypass = self._resizers.submit(after, render.hint, bypass_input, render.photo)
 
     def _drop_cancelled(self) -> None:
         """Renders that nobody wants any more take no places, nor memory, while the worker is busy."""
@@ -226,8 +212,7 @@ class LocalEngine:
         if self._worker.is_alive():
             log.warning("the render that was running did not end within %s s", timeout)
         else:
-            self._collector.shutdown(wait=True)
-            self._resizers.shutdown(wait=True)
+            self._beside.close()
 
     def _drain(self, reason: LumiplyError) -> None:
         """Fail what waits."""
@@ -352,7 +337,7 @@ class LocalEngine:
                 with self._guarded([render]):
                     render.report_steps(group for group in self._batch.groups if group.owner is render)
                     if render.is_denoised:
-                        self._decode(render)
+                        self._beside.decode(render)
 
     def _advance(self, running: Sequence[Render]) -> list[Group[Render]]:
         """One denoising step, together; if that fails, each render by itself, so that a fault ends its own alone."""
@@ -368,30 +353,6 @@ class LocalEngine:
             with self._guarded([render]):
                 ended += self._batch.step(render)
         return ended
-
-    def _decode(self, render: Render) -> None:
-        """Launch it, picture by picture; they are waited for elsewhere, and this goes on with other renders."""
-        photo = render.photo if render.bypass is None else render.bypass.result()
-        features = self._pipeline.features(photo)
-        pictures: list[Future[Image.Image]] = []
-        for decoded in self._pipeline.decoding(render.latents(), features):
-            render.check(self._closing)
-            self._collector.submit(self._collect, render, decoded, pictures)
-
-    def _collect(self, render: Render, decoded: Decoded, pictures: list[Future[Image.Image]]) -> None:
-        """Wait for a picture and have it resized; after the last, answer."""
-        if render.future.done():
-            return
-        try:
-            levels = decoded.wait()
-            pictures.append(self._resizers.submit(self._pipeline.picture, levels, render.photo.size))
-            render.report("decode", len(pictures), len(render.colors))
-            render.check(self._closing)
-        except Exception as error:
-            render.fail(reason_of(error))
-            return
-        if len(pictures) == len(render.colors):
-            render.finish(pictures)
 
     @contextlib.contextmanager
     def _guarded(self, renders: Sequence[Render]) -> Iterator[None]:

@@ -103,18 +103,21 @@ def worst_db(renders: Sequence[Pictures]) -> float:
 def together(engine: Engine, repeats: int, size: int) -> list[float]:
     """Median seconds that 1, 2, ... jobs take which run together.
 
-    More than one run together only while more wait (`lumiply.engine.admission`): of four times as many, a quarter.
+    As many as an engine works on at once run together while more wait (`lumiply.engine.admission`): of four times as
+    many, a quarter. Those between one and that many are on the line between the two.
     """
-    photo, found = photo_of(size, size), []
-    for jobs in range(1, engine.info.parallel + 1):
+    photo, most = photo_of(size, size), engine.info.parallel
+    found: dict[int, float] = {}
+    for jobs in sorted({1, most}):
         times, rounds = [], 1 if jobs == 1 else 4
         for _ in range(repeats + 1):
             began = time.perf_counter()
             for future in [engine.submit(photo, COLORS, seed=seed) for seed in range(jobs * rounds)]:
                 future.result(JOB_S)
             times.append((time.perf_counter() - began) / rounds)
-        found.append(statistics.median(times[1:]))
-    return found
+        found[jobs] = statistics.median(times[1:])
+    slope = (found[most] - found[1]) / max(1, most - 1)
+    return [found[1] + slope * (jobs - 1) for jobs in range(1, most + 1)]
 
 
 class Run:

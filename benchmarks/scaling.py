@@ -3,11 +3,11 @@
     python -m benchmarks.scaling --out benchmarks/results/scaling.md
 
 A job is one photo in seven colours. The policy is the code's: a server keeps `--queue` jobs waiting, first come,
-first served, refuses the next one, and has as many with the cluster as its replicas work on together and one more for
-each (`lumiply.server.dispatch`). Ray Serve draws two replicas at random and takes the less busy one; a replica takes
-one job more than it works on. A replica works on one job at a time while few wait, and on several while half as many
-again are there (`lumiply.engine.admission`): the service times say how long k jobs take that run together from start
-to end, and k jobs advance at that pace while they are k.
+first served, refuses the next one, and has as many with the cluster as its replicas take (`lumiply.server.dispatch`):
+half as many again as they work on together, and one more at least. Ray Serve draws two replicas at random and takes
+the less busy one. A replica works on one job at a time while few wait, and on several while half as many again are
+there (`lumiply.engine.admission`): the service times say how long k jobs take that run together from start to end,
+and k jobs advance at that pace while they are k.
 
 Arrivals are drawn here: `steady` at random at one rate; `wave` at a rate that swings by 80 % within an hour;
 `bursts` in groups, 8 jobs at once in the mean (a geometric law), the groups at random.
@@ -29,6 +29,8 @@ from typing import Any, Final
 
 from benchmarks.measure import table
 from benchmarks.provenance import commit
+from lumiply.colors import COLORS
+from lumiply.engine.protocol import renders_ahead
 
 RESULTS: Final = Path(__file__).parent / "results"
 #: Written by `python -m benchmarks.cluster_throughput` and `python -m benchmarks`, where they have run.
@@ -58,8 +60,9 @@ class Cluster:
     narrow: int = 1
 
     @property
-    def parallel(self) -> int:
-        return len(self.times)
+    def ahead(self) -> int:
+        """Jobs that a replica takes."""
+        return renders_ahead(len(self.times) * len(COLORS))
 
     @property
     def capacity(self) -> float:
@@ -139,7 +142,7 @@ def simulate(cluster: Cluster, arrivals: Sequence[float], generator: random.Rand
     """Send jobs that arrive at these times through the cluster."""
     replicas = [_Replica(cluster.times, cluster.narrow) for _ in range(cluster.replicas)]
     waiting: deque[int] = deque()
-    room = cluster.replicas * (cluster.parallel + 1)
+    room = cluster.replicas * cluster.ahead
     ends: list[tuple[float, int, int]] = []  # when, version, replica
     outcome = Outcome()
 
@@ -150,7 +153,7 @@ def simulate(cluster: Cluster, arrivals: Sequence[float], generator: random.Rand
     def hand_over(now: float) -> None:
         nonlocal room
         while waiting and room:
-            index = choose(replicas, cluster.parallel + 1, generator)
+            index = choose(replicas, cluster.ahead, generator)
             replicas[index].add(waiting.popleft(), now)
             room -= 1
             foresee(index)

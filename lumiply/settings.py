@@ -181,7 +181,7 @@ class Settings:
     max_batch: int | None = _setting(
         None,
         kinds.optional(kinds.integer(1, 64)),
-        "Pictures denoised at once, one a colour; empty means what suits the device.",
+        "Pictures denoised at once at most, one a colour; empty means what suits the device.",
     )
     compile: str = _setting(
         "auto",

@@ -16,8 +16,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from lumiply.cluster.replica import Replica
-from lumiply.colors import COLORS
-from lumiply.engine.protocol import Engine
+from lumiply.engine.protocol import Engine, renders_ahead, renders_at_once
 from lumiply.errors import SettingsError, WeightsError
 from lumiply.settings import Settings
 
@@ -87,23 +86,27 @@ def application(settings: Settings, load: Callable[[], Engine] | None = None) ->
     told = Settings.from_env({}, engine="ray", **engine_settings(settings))
     least, most = replica_range(settings.replicas)
     gpu = wants_gpu(settings)
-    parallel = renders_at_once(settings, gpu)
+    batch = largest_batch(settings, gpu)
+    at_once, ahead = (
+        renders_at_once(batch),
+        renders_ahead(batch),
+    )  # `parallel` and `most_ahead` of a replica's info
     scale: dict[str, Any] = {"num_replicas": least}
     if most > least:
         scale = {
             "autoscaling_config": {
                 "min_replicas": least,
                 "max_replicas": most,
-                "target_ongoing_requests": parallel,
+                "target_ongoing_requests": at_once,
             }
         }
     deployment = serve.deployment(
         name=DEPLOYMENT,
         **scale,
         ray_actor_options={"num_gpus": 1} if gpu else {"num_cpus": cpu_share(most)},
-        max_ongoing_requests=parallel + 1,  # and one more, so that it never idles
+        max_ongoing_requests=ahead,  # so that it never idles
         # Each server counts for itself (RayEngine). Serve counts late: what it has yet to place, or to take back.
-        max_queued_requests=2 * (settings.queue_size + most * (parallel + 1)),
+        max_queued_requests=2 * (settings.queue_size + most * ahead),
         user_config={"replicas": most, "asked": "" if load else asked_by(settings)},
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=DRAIN_S,
@@ -140,9 +143,8 @@ def cpu_share(replicas: int) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // replicas)
 
 
-def renders_at_once(settings: Settings, gpu: bool) -> int:
-    """What `EngineInfo.parallel` of a replica will be."""
+def largest_batch(settings: Settings, gpu: bool) -> int:
+    """Pictures that a replica denoises at once."""
     from lumiply.engine.start import MAX_BATCH
 
-    batch = settings.max_batch or MAX_BATCH["cuda" if gpu else "cpu"]
-    return max(1, batch // len(COLORS))
+    return settings.max_batch or MAX_BATCH["cuda" if gpu else "cpu"]

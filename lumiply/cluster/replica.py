@@ -84,7 +84,7 @@ class Replica:
         """What runs here; `parallel` and `ahead` count all replicas that there may be: callers keep them all busy."""
         info, count = self._engine.info, self._replicas
         # Serve counts requests, not pictures; a replica with as many as it takes chooses its batches well
-        return replace(info, parallel=info.parallel * count, ahead=(info.parallel + 1) * count, batch=0)
+        return replace(info, parallel=info.parallel * count, ahead=info.most_ahead * count, batch=0)
 
     def check_health(self) -> None:
         """Asked by Ray Serve every few seconds; a replica that raises thrice is replaced.

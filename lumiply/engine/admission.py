@@ -17,10 +17,11 @@ NARROW: Final = len(COLORS) + 1
 
 
 class Admission:
-    """Lets renders into a batch: a narrow one, or a wide one while more wait than a wide one holds.
+    """Lets renders into a batch: a narrow one, or a wide one while there is enough to fill it.
 
-    Wide from half as many again as a wide batch holds, until fewer than fill it are left. A render whose colours do
-    not all fit waits in front of a narrow batch, since in two parts it would end with its second.
+    Wide once half as many pictures as a wide batch holds are there besides those that fill it, until fewer than fill
+    it are left. A render whose colours do not all fit waits in front of a narrow batch, since in two parts it would
+    end with its second; but not for renders that have more than twice as many steps to go as it takes.
     """
 
     def __init__(self, limit: BatchLimit, *, narrow: int = NARROW) -> None:
@@ -28,7 +29,9 @@ class Admission:
         self._limit, self._narrow = limit, narrow
         self._is_wide = False
 
-    def joining(self, pictures: int, *, entered: int, running: int, waiting: int) -> int:
+    def joining(
+        self, pictures: int, *, entered: int, running: int, waiting: int, steps: int, left: int
+    ) -> int:
         """How many of a render's `pictures` may join now.
 
         Args:
@@ -36,11 +39,13 @@ class Admission:
             entered: those of the same render that have.
             running: pictures in the batch.
             waiting: pictures outside of it, `pictures` among them.
+            steps: denoising steps of the render.
+            left: the most steps that a picture in the batch has to go.
         """
         wide = self._limit.most
         total = running + waiting
         self._is_wide = wide <= self._narrow or total >= (wide if self._is_wide else wide + (wide + 1) // 2)
-        most = wide if self._is_wide else self._narrow
-        free = max(0, most - running)
-        must_be_whole = not self._is_wide and running > 0 and not entered
+        fills = self._is_wide or 2 * steps < left
+        free = max(0, (wide if fills else self._narrow) - running)
+        must_be_whole = not fills and running > 0 and not entered
         return 0 if must_be_whole and pictures > free else min(pictures, free)

@@ -1,7 +1,7 @@
 """Continuous batching: pictures of several renders take part in the same denoising steps.
 
 Each row of the batch has its own photo, colour, seed, timestep, sampler and conditions. Rows join between two
-steps and leave as soon as they are done, so that nobody waits for the end of somebody else's render.
+steps, as `lumiply.engine.admission` lets them, and leave as soon as they are done.
 """
 
 from __future__ import annotations

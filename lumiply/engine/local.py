@@ -284,6 +284,8 @@ class LocalEngine:
             entered=render.entered,
             running=self._batch.rows,
             waiting=render.remaining + behind,
+            steps=render.sampling.steps,
+            left=max((group.owner.sampling.steps - group.done for group in self._batch.groups), default=0),
         )
 
     def _swap(self, swap: _Swap) -> None:

@@ -46,6 +46,16 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
+def renders_at_once(batch: int) -> int:
+    """Renders of all colours in a batch of so many pictures."""
+    return max(1, batch // len(COLORS))
+
+
+def renders_ahead(batch: int) -> int:
+    """Renders of all colours that fill one and a half such batches; one more than run at least."""
+    return max(renders_at_once(batch) + 1, -(-3 * batch // (2 * len(COLORS))))
+
+
 @dataclass(frozen=True)
 class EngineInfo:
     """What an engine runs, for people and for the name of a result.
@@ -82,12 +92,13 @@ class EngineInfo:
     @property
     def most_ahead(self) -> int:
         """Renders of all colours that a server keeps it ahead."""
-        return self.ahead or self.parallel + 1
+        return self.ahead or max(self.parallel + 1, renders_ahead(self.batch))
 
     def has_room(self, renders: int, pictures: int) -> bool:
         """Whether a server that has given it `renders` of so many `pictures` should give it another.
 
-        Half as many pictures again as it denoises at once keep it from waiting, and let it choose its batches well.
+        Half as many pictures again as it denoises at once keep it from waiting, and let it choose its batches well
+        (`lumiply.engine.admission`).
         """
         return renders < self.most_ahead or 2 * pictures < 3 * self.batch
 

@@ -12,7 +12,6 @@ from typing import Final
 import torch
 
 from cldm import ControlLDMParams
-from lumiply.colors import COLORS
 from lumiply.engine.ahead import AheadOfTime
 from lumiply.engine.allocator import keep_memory
 from lumiply.engine.clock import timed
@@ -22,7 +21,7 @@ from lumiply.engine.palette import Constants, Palette
 from lumiply.engine.pauses import Pauses
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.presets import PRESETS, Sampling, choose_sampling
-from lumiply.engine.protocol import EngineInfo
+from lumiply.engine.protocol import EngineInfo, renders_at_once
 from lumiply.engine.stepper import BATCH_SIZES, CudaCapture
 from lumiply.engine.tasks import compile_tasks
 from lumiply.engine.threads import set_threads
@@ -265,7 +264,7 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         image_size=pipeline.picture_size,
         steps=default.steps,
         colors=pipeline.palette.names,
-        parallel=max(1, max_batch // len(COLORS)),
+        parallel=renders_at_once(max_batch),
         batch=max_batch,
         presets={name: sampling.steps for name, sampling in PRESETS.items()},
     )

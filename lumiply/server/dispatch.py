@@ -121,10 +121,11 @@ class RenderQueue:
         with self._changed:
             if self._draining:
                 raise closing_error()
-            waiting = self._left_waiting(render) - 1
-            if waiting >= self._size or self._bytes_waiting() > MOST_WAITING_BYTES:
+            waiting, size = self._left_waiting(render) - 1, self._bytes_waiting()
+            if waiting >= self._size or size > MOST_WAITING_BYTES:
                 self._metrics.refused.inc()
-                raise BusyError(f"{waiting} renders are already waiting, the most this server keeps")
+                what = f"{waiting} renders" if waiting >= self._size else f"photos of {size / 2**20:.0f} MiB"
+                raise BusyError(f"{what} are already waiting, the most this server keeps")
             self._waiting.setdefault(render.job_id, deque()).append(render)
             self._changed.notify_all()
 
@@ -199,7 +200,7 @@ class RenderQueue:
         if not self._waiting or not self._has_room(self._with_engine):
             return None
         job_id, row = next(iter(self._waiting.items()))
-        if self._with_engine and (row[0].failures or any(other.failures for other in self._with_engine)):
+        if self._with_engine and row[0].failures:
             return None
         render = row.popleft()
         del self._waiting[job_id]
@@ -210,8 +211,11 @@ class RenderQueue:
     def _has_room(self, given: Collection[Render]) -> bool:
         """Whether an engine that has `given` should be given another."""
         engine = self._slot.engine
-        return engine is not None and engine.info.has_room(
-            len(given), sum(len(render.todo[0]) for render in given)
+        if engine is None or any(render.failures for render in given):  # which is tried once more by itself
+            return False
+        info, pictures = engine.info, sum(len(render.todo[0]) for render in given)
+        return len(given) < info.most_ahead or (
+            info.has_room(len(given), pictures) and sum(map(_bytes_of, given)) < MOST_WAITING_BYTES
         )
 
     def _hand_over(self, engine: Engine, render: Render) -> None:
@@ -357,12 +361,7 @@ class RenderQueue:
         waiting = self._in_order()
         for render in waiting[_KEPT_DECODED:]:
             render.let_go_of_pixels()
-        return sum(
-            render.photo.width * render.photo.height * 3
-            if render.photo is not None
-            else len(render.photo_file.result())
-            for render in waiting
-        )
+        return sum(map(_bytes_of, waiting))
 
     def _take_out(self, render: Render) -> None:
         row = self._waiting.get(render.job_id)
@@ -370,6 +369,12 @@ class RenderQueue:
             row.remove(render)
             if not row:
                 del self._waiting[render.job_id]
+
+
+def _bytes_of(render: Render) -> int:
+    """Of its photo, decoded or as a file."""
+    photo = render.photo
+    return photo.width * photo.height * 3 if photo is not None else len(render.photo_file.result())
 
 
 def is_memory_error(error: BaseException | None) -> bool:

@@ -43,12 +43,14 @@ def test_args_that_are_no_settings_of_the_engine_are_refused(cluster):
         build({"model": "mini", "token": "x" * 20, "port": 1})
 
 
-def test_each_replica_takes_its_share_of_the_processors_and_one_render_more_than_it_works_on(cluster):
+def test_each_replica_takes_its_share_of_the_processors_and_half_as_many_renders_again_as_it_works_on(
+    cluster,
+):
     from lumiply.cluster.deployment import application, cpu_share
 
     built = config_of(application(Settings(engine="ray", device="cpu", replicas="1..2", max_batch=21)))
     assert built.ray_actor_options["num_cpus"] == cpu_share(2) >= 1
-    assert built.max_ongoing_requests == 21 // 7 + 1
+    assert built.max_ongoing_requests == 5
     assert built._deployment_config.autoscaling_config.target_ongoing_requests == 21 // 7
 
 

@@ -109,6 +109,39 @@ def test_an_engine_that_counts_pictures_gets_as_many_small_renders_as_it_can_use
     assert len(engine.renders) == given + 1
 
 
+def test_large_photos_are_not_given_beyond_what_keeps_the_engine_busy(
+    make_queue: Callable[..., RenderQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumiply.server.dispatch.MOST_WAITING_BYTES", 4 * 4 * 3 * 3)
+    engine = FakeEngine(manual=True, info=replace(INFO, batch=14))
+    queue = make_queue(engine)
+    for number in range(3):
+        queue.add(render(str(number)))
+        engine.wait_for(number + 1)
+    for number in range(3, 7):
+        queue.add(render(str(number)))
+    with pytest.raises(BusyError, match="^photos of 0 MiB are already"):
+        queue.add(render("late"))
+    assert len(engine.renders) == 3
+    engine.renders[0].finish()
+    engine.wait_for(4)
+
+
+def test_nothing_is_promised_beside_a_render_that_is_tried_again_by_itself(
+    manual: FakeEngine, make_queue: Callable[..., RenderQueue]
+) -> None:
+    queue = make_queue(manual, size=2)
+    queue.add(render("a"))
+    manual.wait_for(1).fail(MemoryError())
+    manual.wait_for(2)
+    for number in range(2):
+        queue.add(render(str(number)))
+    with pytest.raises(BusyError, match="^2 renders"):
+        queue.add(render("late"))
+    manual.renders[1].finish()
+    manual.wait_for(4)
+
+
 def test_a_job_with_many_renders_does_not_hold_up_the_others(
     manual: FakeEngine, make_queue: Callable[..., RenderQueue]
 ) -> None:

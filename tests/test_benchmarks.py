@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, forms, fp8, h200, models, samplers, stream
+from benchmarks import bench, caches, forms, fp8, h200, models, samplers, stream
 from benchmarks.kernels import kind_of
 from benchmarks.measure import Results, flop, table
 from benchmarks.models import Subject
@@ -21,7 +21,7 @@ from lumiply.engine.pauses import Pauses
 from lumiply.engine.pipeline import Pipeline
 from lumiply.errors import UserError
 from lumiply.settings import Settings
-from tests.nano import nano_adaptor, nano_model
+from tests.nano import nano_adaptor, nano_model, nano_pipeline
 
 
 def nano_subject(*_) -> Subject:
@@ -89,6 +89,36 @@ def test_samplers_prints_a_row_a_number_of_steps(tmp_path, capsys):
     assert len(rows) == 3
     found = json.loads((tmp_path / "s.json").read_text())["distance"]
     assert found["ddim"]["1"][0] > found["ddim"]["2"][0] > 0  # more steps come nearer
+
+
+def test_caches_compares_reused_halves_with_fewer_steps(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(caches, "subject", nano_subject)
+    photo = tmp_path / "room.png"
+    bench.photo_of(64, 48).save(photo)
+    caches.main(
+        ["--device", "cpu", "--quick", "--colors", "red", "--out", str(tmp_path / "c.json"), str(photo)]
+    )
+    rows = json.loads((tmp_path / "c.json").read_text())["ways"]
+    assert capsys.readouterr().out.count("| ") > len(rows) == len(caches.WAYS)
+    exact, second, third = (row["dB to 1000 steps"] for row in rows[:3])
+    assert exact > second > third
+
+
+def test_first_halves_are_computed_in_one_of_so_many_steps(monkeypatch):
+    pipeline = nano_pipeline()
+    network, conditions = pipeline.network, pipeline.conditions(bench.photo_of(64, 48), ["white"])
+    x, computed = pipeline.noise(3), []
+    real = network.encode
+    monkeypatch.setattr(network, "encode", lambda *given: computed.append(1) or real(*given))
+    with torch.inference_mode():
+        step = caches.propagated(network, conditions, 2)
+        first, reused, again = (step(x, torch.tensor([t])) for t in (900, 700, 500))
+        assert len(computed) == 2
+        for v, t in ((first, 900), (again, 500)):
+            exact = network(x, torch.tensor([t]), conditions.hint_features, conditions.keys_values)
+            assert torch.allclose(v, exact)
+        other = network(x, torch.tensor([700]), conditions.hint_features, conditions.keys_values)
+        assert not torch.allclose(reused, other)
 
 
 def test_samplers_compares_rendered_rooms_with_their_truth(tmp_path, capsys, monkeypatch):

@@ -335,10 +335,20 @@ class WaitressLoop:
         deadline = time.monotonic() + timeout
         while (busy := self._is_busy()) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._server._map, ignore_all=True))
+        self._server.trigger.pull_trigger(self._close_connections)
         self._thread.join(5)
         self._server.task_dispatcher.shutdown(timeout=1)
+        self._server.trigger.close()
         return not busy
+
+    def _close_connections(self) -> None:
+        """In the loop, which ends when there are none. Its trigger stays open: a thread may be about to pull it, this
+        close included, which another pull has brought about, and would write into whatever has the number then."""
+        for each in list(self._server._map.values()):
+            if each is not self._server.trigger:
+                with contextlib.suppress(Exception):
+                    each.close()
+        self._server._map.clear()
 
     def _is_busy(self) -> bool:
         channels: list[Any] = list(self._server.active_channels.values())

@@ -33,6 +33,7 @@ ADDED: Final = {
     "lumiply train mini": STAGES,
     "python -m benchmarks": "--quick --device cpu",
     "python -m benchmarks.cluster_throughput": f"{NANO} --seconds 1 --size 64 --replicas 1",
+    "python -m benchmarks.caches": "--device cpu --quick --colors red",
     "python -m benchmarks.finetune_memory": "--device cpu --steps 1 --batch 1",
     "python -m benchmarks.finetune_memory --device": "--tiny --steps 1 --batch 1",
     "python -m benchmarks.forms": f"{NANO} --compile off --budget 0",

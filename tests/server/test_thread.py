@@ -206,6 +206,24 @@ def test_start_and_shutdown_may_be_called_twice_and_again(app: Flask) -> None:
     server.shutdown()
 
 
+def test_a_loop_that_is_woken_by_another_thread_may_end_before_it_is_told_to(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = FlaskServerThread(app, "127.0.0.1", 0).start()
+    assert server._loop is not None
+    trigger = server._loop._server.trigger
+    pull = trigger._physical_pull
+
+    def late() -> None:
+        pull()  # another thread's, whose answer is ready
+        wait_until(lambda: not trigger.thunks)
+        pull()
+
+    monkeypatch.setattr(trigger, "_physical_pull", late)
+    server.shutdown()
+    assert not server.is_running and trigger._fds == []
+
+
 def test_shutdown_frees_the_port(app: Flask) -> None:
     server = FlaskServerThread(app, "127.0.0.1", 0).start()
     server.shutdown()

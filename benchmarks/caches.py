@@ -19,11 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Results, machine, synchronize, table
-from benchmarks.models import subject
-from benchmarks.samplers import psnr
+from benchmarks.samplers import add_options, pipeline_of, psnr, sample_photos
 from cldm import StepConditions, StepNetwork
 from ldm.sampling import SAMPLERS, sample
-from lumiply.colors import COLORS
 from lumiply.engine.pipeline import Pipeline
 from lumiply.engine.start import choose_device
 from lumiply.images import read_photo
@@ -91,17 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", nargs="*", type=Path, help="by default the sample rooms in images/")
-    parser.add_argument("--model", default="mini", choices=("full", "mini"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--colors", nargs="+", choices=COLORS, default=["white", "red", "blue"])
-    parser.add_argument("--out", type=Path, help="write all results there, as JSON")
-    parser.add_argument("--quick", action="store_true", help="a few steps: whether it works, no figures")
+    add_options(parser, ("white", "red", "blue"))
     given = parser.parse_args(arguments)
     device = choose_device(given.device)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    pipeline = subject(given.model).pipeline(device, dtype, dtype)
-    photos = given.photos or sorted(Path("images").glob("sample_*.png"))
+    pipeline = pipeline_of(given.model, device)
+    photos = given.photos or sample_photos()
     rows = measure(
         pipeline, photos, given.colors,
         steps=4 if given.quick else None, reference_steps=8 if given.quick else 1000,

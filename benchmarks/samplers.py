@@ -101,26 +101,40 @@ def psnr(ours: Tensor, exact: Tensor) -> float:
     return 10 * math.log10(255**2 / mean)
 
 
+def add_options(parser: argparse.ArgumentParser, colors: Sequence[str]) -> None:
+    """Which photos are rendered how; `colors` by default."""
+    parser.add_argument("photos", nargs="*", type=Path, help="by default the sample rooms in images/")
+    parser.add_argument("--model", default="mini", choices=("full", "mini"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--colors", nargs="+", choices=COLORS, default=list(colors))
+    parser.add_argument("--out", type=Path, help="write all results there, as JSON")
+    parser.add_argument("--quick", action="store_true", help="a few steps: whether it works, no figures")
+
+
+def sample_photos() -> list[Path]:
+    return sorted(Path("images").glob("sample_*.png"))
+
+
+def pipeline_of(model: str, device: torch.device) -> Pipeline:
+    """All of it in one precision, so that samplers alone differ."""
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    return subject(model).pipeline(device, dtype, dtype)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", nargs="*", type=Path, help="by default the sample rooms in images/")
-    parser.add_argument("--model", default="mini", choices=("full", "mini"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--colors", nargs="+", choices=COLORS, default=list(COLORS))
+    add_options(parser, COLORS)
     parser.add_argument(
         "--rooms", type=Path, help="folder of rendered rooms, besides the photos or in their place"
     )
     parser.add_argument("--count", type=int, default=6, help="rooms of that folder")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--out", type=Path, help="write all results there, as JSON")
-    parser.add_argument("--quick", action="store_true", help="a few steps: whether it works, no figures")
     given = parser.parse_args(arguments)
     device = choose_device(given.device)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    pipeline = subject(given.model).pipeline(device, dtype, dtype)
-    paths = given.photos or ([] if given.rooms else sorted(Path("images").glob("sample_*.png")))
+    pipeline = pipeline_of(given.model, device)
+    paths = given.photos or ([] if given.rooms else sample_photos())
     photos = [Subject(read_photo(path)) for path in paths]
     if given.rooms:
         photos += rooms_of(given.rooms, given.count)

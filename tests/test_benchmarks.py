@@ -91,8 +91,7 @@ def test_samplers_prints_a_row_a_number_of_steps(tmp_path, capsys):
     assert found["ddim"]["1"][0] > found["ddim"]["2"][0] > 0  # more steps come nearer
 
 
-def test_caches_compares_reused_halves_with_fewer_steps(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(caches, "subject", nano_subject)
+def test_caches_compares_reused_halves_with_fewer_steps(tmp_path, capsys):
     photo = tmp_path / "room.png"
     bench.photo_of(64, 48).save(photo)
     caches.main(

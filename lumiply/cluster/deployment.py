@@ -87,10 +87,8 @@ def application(settings: Settings, load: Callable[[], Engine] | None = None) ->
     least, most = replica_range(settings.replicas)
     gpu = wants_gpu(settings)
     batch = largest_batch(settings, gpu)
-    at_once, ahead = (
-        renders_at_once(batch),
-        renders_ahead(batch),
-    )  # `parallel` and `most_ahead` of a replica's info
+    # `parallel` and `most_ahead` of what a replica says of itself
+    at_once, ahead = renders_at_once(batch), renders_ahead(batch)
     scale: dict[str, Any] = {"num_replicas": least}
     if most > least:
         scale = {

@@ -83,7 +83,7 @@ class Replica:
     def info(self) -> EngineInfo:
         """What runs here; `parallel` and `ahead` count all replicas that there may be: callers keep them all busy."""
         info, count = self._engine.info, self._replicas
-        # Serve counts requests, not pictures; a replica with as many as it takes chooses its batches well
+        # Serve counts requests, not pictures
         return replace(info, parallel=info.parallel * count, ahead=info.most_ahead * count, batch=0)
 
     def check_health(self) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from lumiply.colors import COLORS
 from lumiply.engine.memory import BatchLimit
+from lumiply.engine.protocol import pictures_ahead
 
 #: Pictures of a narrow batch: one photo in all colours, and one more picture.
 NARROW: Final = len(COLORS) + 1
@@ -44,7 +45,7 @@ class Admission:
         """
         wide = self._limit.most
         total = running + waiting
-        self._is_wide = wide <= self._narrow or total >= (wide if self._is_wide else wide + (wide + 1) // 2)
+        self._is_wide = wide <= self._narrow or total >= (wide if self._is_wide else pictures_ahead(wide))
         fills = self._is_wide or 2 * steps < left
         free = max(0, (wide if fills else self._narrow) - running)
         must_be_whole = not fills and running > 0 and not entered

@@ -51,9 +51,14 @@ def renders_at_once(batch: int) -> int:
     return max(1, batch // len(COLORS))
 
 
+def pictures_ahead(batch: int) -> int:
+    """Half as many pictures again as a batch holds: so many keep an engine from waiting and make its batches wide."""
+    return batch + (batch + 1) // 2
+
+
 def renders_ahead(batch: int) -> int:
     """Renders of all colours that fill one and a half such batches; one more than run at least."""
-    return max(renders_at_once(batch) + 1, -(-3 * batch // (2 * len(COLORS))))
+    return max(renders_at_once(batch) + 1, -(-pictures_ahead(batch) // len(COLORS)))
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,8 @@ class EngineInfo:
         return self.ahead or max(self.parallel + 1, renders_ahead(self.batch))
 
     def has_room(self, renders: int, pictures: int) -> bool:
-        """Whether a server that has given it `renders` of so many `pictures` should give it another.
-
-        Half as many pictures again as it denoises at once keep it from waiting, and let it choose its batches well
-        (`lumiply.engine.admission`).
-        """
-        return renders < self.most_ahead or 2 * pictures < 3 * self.batch
+        """Whether a server that has given it `renders` of so many `pictures` should give it another."""
+        return renders < self.most_ahead or pictures < pictures_ahead(self.batch)
 
     @property
     def summary(self) -> str:

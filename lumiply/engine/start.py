@@ -247,9 +247,6 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
     )
     if missing := pipeline.palette.missing():
         log.warning("no adaptor for %s: requests for these colours will be refused", ", ".join(missing))
-    precision = _name(dtype) if decode_dtype is dtype else f"{_name(dtype)}, decoded in {_name(decode_dtype)}"
-    if pipeline.float8:
-        precision += ", wide transformers in float8"
     default = choose_sampling(settings.preset, settings.steps, Sampling("ddim", DEFAULT_STEPS[files.variant]))
     pauses = Pauses()
     compiler = speed_up(pipeline, settings, pauses=pauses)
@@ -260,7 +257,7 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         weights=files.describe(),
         fingerprint="-".join([files.fingerprint(), *computed]),
         device=device_name(device),
-        precision=precision,
+        precision=_precision(pipeline),
         image_size=pipeline.picture_size,
         steps=default.steps,
         colors=pipeline.palette.names,
@@ -285,6 +282,14 @@ def initialize_engine(settings: Settings | None = None) -> LocalEngine:
         read_light=read_light,
         pauses=pauses,
     )
+
+
+def _precision(pipeline: Pipeline) -> str:
+    """What a pipeline computes in, for a person."""
+    said = _name(pipeline.dtype)
+    if pipeline.decode_dtype is not pipeline.dtype:
+        said += f", decoded in {_name(pipeline.decode_dtype)}"
+    return f"{said}, wide transformers in float8" if pipeline.float8 else said
 
 
 def _name(dtype: torch.dtype) -> str:
